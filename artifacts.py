@@ -1,0 +1,227 @@
+"""What a run leaves in its folder: file names, CSV columns, checkpoint keys, writing, reading.
+
+    train_log.csv           a row per finished epoch, the columns of `LogRow`
+    config.json             the fields of `Config`
+    last.pt                 a `Checkpoint` to resume from
+    best.pt                 a `Checkpoint` to use: the epoch of the best test accuracy
+    confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
+    plots/                  pictures
+
+Every file is written beside its place and then moved over it: a reader never sees half a file,
+and a crash never costs the file that was there before.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cli import UserError
+
+TRAIN_LOG = Path("train_log.csv")
+CONFIG = Path("config.json")
+LAST = Path("last.pt")
+BEST = Path("best.pt")
+CONFUSION_MATRIX = Path("confusion_matrix.csv")
+PLOTS = Path("plots")
+ACCURACY_CURVES = PLOTS / "acc_curves.png"
+LOSS_CURVES = PLOTS / "loss_curves.png"
+CONFUSION_PLOT = PLOTS / "cm.png"
+TEST_GRID = PLOTS / "test_samples_grid.png"
+AUGMENTED_GRID = PLOTS / "augmented_samples_grid.png"
+TEST_TILES = PLOTS / "test_samples"
+AUGMENTED_TILES = PLOTS / "augmented_samples"
+AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py's, no part of a run
+ARCHIVE = Path("archive")
+
+RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX)
+RUN_PICTURES = (
+    *(ACCURACY_CURVES, LOSS_CURVES, CONFUSION_PLOT),
+    *(TEST_GRID, AUGMENTED_GRID, TEST_TILES, AUGMENTED_TILES),
+)
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One epoch: accuracies in percent, losses as mean cross-entropy in nats."""
+
+    epoch: int
+    train_loss: float
+    train_acc: float
+    test_loss: float
+    test_acc: float
+    lr: float  # at the end of the epoch
+    seconds: float  # training and evaluation
+    images_per_second: float  # training alone
+
+
+@dataclass(frozen=True)
+class Config:
+    """What was run on what; times are local, ISO 8601."""
+
+    command: str
+    started: str
+    updated: str
+    flags: dict[str, Any]
+    augmentation: dict[str, Any]
+    dataset: str
+    fingerprint: str
+    train_images: int
+    test_images: int
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    parameters: int
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that is needed to use the network, and in last.pt (`resume`) to train it further."""
+
+    model: dict[str, torch.Tensor]
+    width: float
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    epoch: int
+    test_acc: float
+    resume: dict[str, Any] | None = None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to, and moves it over `path` if all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_writable(out: Path) -> None:
+    """Makes the folder `out`; raises UserError if nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(out / ".writable") as probe:
+            probe.touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
+
+
+def archive_earlier_run(out: Path) -> Path | None:
+    """Moves the run that lies in `out`, if one does, to archive/<its start time>/ there."""
+    present = [name for name in RUN_FILES if (out / name).exists()]
+    if not present:
+        return None
+    try:
+        started = re.sub(r"\W", "-", read_config(out).started)
+    except UserError:
+        oldest = min((out / name).stat().st_mtime for name in present)
+        started = datetime.fromtimestamp(oldest).strftime("%Y-%m-%dT%H-%M-%S")
+    folder, copies = out / ARCHIVE / started, 1
+    while folder.exists():
+        copies += 1
+        folder = out / ARCHIVE / f"{started}-{copies}"
+    for name in (*RUN_FILES, *RUN_PICTURES):
+        if (out / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(out / name, folder / name)
+    return folder
+
+
+def write_log(out: Path, rows: Sequence[LogRow]) -> None:
+    with replacing(out / TRAIN_LOG) as path, path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(LogRow))
+        writer.writerows(asdict(row).values() for row in rows)
+
+
+def read_log(out: Path) -> pd.DataFrame:
+    """The epochs of a run, at least one, with the columns of `LogRow`."""
+    columns = [field.name for field in fields(LogRow)]
+    try:
+        log = pd.read_csv(_existing(out / TRAIN_LOG))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{out / TRAIN_LOG} is unreadable: {error}") from error
+    missing = [name for name in columns if name not in log]
+    if missing:
+        raise UserError(f"{out / TRAIN_LOG} has no column {', '.join(missing)}")
+    if log.empty or not all(pd.api.types.is_numeric_dtype(log[name]) for name in columns):
+        raise UserError(f"{out / TRAIN_LOG} has no epochs, or something else than numbers in them")
+    return log
+
+
+def write_config(out: Path, config: Config) -> None:
+    with replacing(out / CONFIG) as path:
+        path.write_text(json.dumps(asdict(config), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_config(out: Path) -> Config:
+    try:
+        return Config(**json.loads(_existing(out / CONFIG).read_text("utf-8")))
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"{out / CONFIG} is unreadable: {error}") from error
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    with replacing(path) as beside:
+        torch.save(vars(checkpoint), beside)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads `path` on the CPU, without unpickling code; UserError if it is no checkpoint."""
+    try:
+        return Checkpoint(**torch.load(_existing(path), map_location="cpu", weights_only=True))
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        EOFError,
+        OSError,
+    ) as error:
+        raise UserError(
+            f"{path} is no checkpoint of this program, or is damaged; move it away and train anew"
+        ) from error
+
+
+def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """`counts` (classes, classes): rows true, columns predicted."""
+    table = pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=list(classes))
+    with replacing(out / CONFUSION_MATRIX) as path:
+        table.to_csv(path, lineterminator="\n")
+
+
+def read_confusion(out: Path) -> pd.DataFrame:
+    """What `write_confusion` wrote: class names as index and columns."""
+    return pd.read_csv(_existing(out / CONFUSION_MATRIX), index_col=0)
+
+
+def tile_name(index: int, class_name: str) -> str:
+    """ "img_00_cat.png"; whatever the class is called, the name is safe in a folder and a link."""
+    safe = re.sub(r"\W+", "-", class_name).strip("-")[:40]
+    return f"img_{index:02d}_{safe or 'class'}.png"
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; train.py writes it")
+    return path

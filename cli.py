@@ -1,0 +1,86 @@
+"""The manners of the command line, the same for every script here.
+
+A user's mistake is one line on stderr that says what is wrong and what to do: exit status 2
+for a bad flag, 1 for anything else, 130 for Ctrl-C, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake of the user's or a fault of the machine: the message is the whole line to show."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with every default in --help, no abbreviated flags and one-line errors."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see python {self.prog} --help\n")
+
+
+def add_data_flags(group) -> None:
+    """The flags that choose the images, for every script that loads some."""
+    group.add_argument(
+        "--dataset",
+        metavar="SOURCE",
+        default="cifar10",
+        help="cifar10 (found in --data-dir or downloaded there); digits (scikit-learn's, needs no "
+        "network); an .npz file with MedMNIST's keys; or a folder with train/CLASS/* and "
+        "test/CLASS/* images",
+    )
+    group.add_argument(
+        "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="where CIFAR-10 lies"
+    )
+
+
+def number(
+    kind: type, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> Callable[[str], int | float]:
+    """An argparse type: a finite int or float, `at_least` <= and `above` < it < `below`."""
+    bounds = [
+        f"{words} {bound}"
+        for words, bound in (("at least", at_least), ("above", above), ("below", below))
+        if math.isfinite(bound)
+    ]
+    wanted = f"a {'whole ' if kind is int else ''}number {' and '.join(bounds)}".strip()
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and at_least <= value and above < value < below):
+            raise argparse.ArgumentTypeError(f"needs {wanted}, not {text!r}")
+        return value
+
+    return parse
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's `main` and turns what the user should hear of into one line and a status."""
+    script = Path(sys.argv[0]).name
+    try:
+        main()
+    except UserError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print(f"{script}: stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,297 @@
+"""Where images come from: CIFAR-10, an .npz file, an image folder, scikit-learn's digits.
+
+    data = load("cifar10", Path("data"))
+
+Whatever the source, the images end in memory as uint8 RGB of 32x32 pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity
+from tqdm import tqdm
+
+import download
+from cli import UserError
+from model import IMAGE_SIZE
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set in memory: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,), class names."""
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+
+    @cached_property
+    def _mean_std(self) -> np.ndarray:
+        """(2, 3): mean and standard deviation of the training pixels, each 0..1, per channel."""
+        pixels = self.train_images.reshape(-1, IMAGE_SIZE, 3)
+        return np.stack([m.ravel() for m in cv2.meanStdDev(pixels)]) / 255
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return tuple(self._mean_std[0].tolist())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return tuple(self._mean_std[1].tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every pixel, label and class name; equal only for equal data."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(repr(array.shape).encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+def load(dataset: str, data_dir: Path = Path("data"), limit_train: int | None = None) -> ImageData:
+    """Loads the images that `dataset` names, the training set cut to `limit_train` if given.
+
+    Args:
+        dataset: "cifar10", "digits", the path of an .npz file or of an image folder.
+        data_dir: where CIFAR-10's official files lie or are downloaded to.
+        limit_train: keep this many training images, the same random ones for every seed.
+
+    Raises:
+        UserError: there is no such data set, or it is broken; the message says where and how.
+    """
+    path = Path(dataset)
+    if dataset == "cifar10":
+        data = _load_cifar10(data_dir)
+    elif dataset == "digits":
+        data = _load_digits()
+    elif path.is_dir():
+        data = _load_folder(path)
+    elif path.suffix == ".npz":
+        data = _load_npz(path)
+    else:
+        raise UserError(
+            f"--dataset {dataset}: neither cifar10 nor digits, nor an .npz file or a folder here"
+        )
+    if limit_train is not None and limit_train < len(data.train_labels):
+        kept = np.sort(np.random.default_rng(0).permutation(len(data.train_labels))[:limit_train])
+        limited = {"train_images": data.train_images[kept], "train_labels": data.train_labels[kept]}
+        data = replace(data, **limited)
+    return data
+
+
+def _load_cifar10(data_dir: Path) -> ImageData:
+    """CIFAR-10 from its official files, every one of them checked by md5."""
+    extracted = data_dir / CIFAR10.base_folder
+    archive = data_dir / CIFAR10.filename
+    try:
+        if not extracted.exists():
+            if not archive.exists():
+                download.fetch(archive, CIFAR10.tgz_md5)
+            elif not check_integrity(str(archive), CIFAR10.tgz_md5):
+                raise UserError(
+                    f"{archive} is damaged: its md5 is not CIFAR-10's {CIFAR10.tgz_md5}; move it "
+                    "away and run again to download it"
+                )
+            _extract(archive, extracted)
+        train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
+    except RuntimeError as error:  # torchvision's word for a file that fails its md5
+        raise UserError(
+            f"{extracted} is damaged: a file in it is missing or fails its md5; move the folder "
+            f"away and run again to unpack {archive.name} afresh"
+        ) from error
+    except OSError as error:
+        raise UserError(f"--data-dir {data_dir}: {error.strerror or error}") from error
+    return ImageData(
+        "cifar10",
+        train.data,
+        np.array(train.targets, dtype=np.int64),
+        test.data,
+        np.array(test.targets, dtype=np.int64),
+        tuple(train.classes),
+    )
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Unpacks `archive` so that `folder`, which it contains, is there whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent) as scratch:
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")
+        (Path(scratch) / folder.name).rename(folder)
+
+
+def _load_digits() -> ImageData:
+    """scikit-learn's 1,797 handwritten 8x8 digits, enlarged; a fixed stratified 80/20 split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    grey = (digits.images * (255 / 16)).round().astype(np.uint8)
+    images = np.stack([to_network_size(Image.fromarray(image)) for image in grey])
+    train, test = train_test_split(
+        np.arange(len(images)), test_size=0.2, stratify=digits.target, random_state=0
+    )
+    labels = digits.target.astype(np.int64)
+    names = tuple(str(name) for name in digits.target_names)
+    return ImageData("digits", images[train], labels[train], images[test], labels[test], names)
+
+
+def to_network_size(image: Image.Image) -> np.ndarray:
+    """Any Pillow image -> uint8 (32, 32, 3) RGB, resized without regard to its proportions."""
+    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
+    if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _load_npz(path: Path) -> ImageData:
+    """An .npz file with MedMNIST's keys: grey or RGB images of any size, two classes or more."""
+    keys = [f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels")]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in keys if key not in file]
+            if missing:
+                raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
+            arrays = {key: file[key] for key in keys}
+            classes = tuple(map(str, file["classes"].ravel())) if "classes" in file else ()
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        pickled = "pickle" in str(error).lower()
+        reason = "holds pickled objects, which are not read" if pickled else f"unreadable: {error}"
+        raise UserError(f"--dataset {path}: {reason}") from error
+    for split in ("train", "test"):
+        images, labels = f"{split}_images", f"{split}_labels"
+        arrays[images] = _network_images(arrays[images], f"--dataset {path}: {images}")
+        arrays[labels] = _class_numbers(arrays[labels], f"--dataset {path}: {labels}")
+        if len(arrays[images]) != len(arrays[labels]) or not len(arrays[images]):
+            raise UserError(
+                f"--dataset {path}: {len(arrays[images])} {images} for {len(arrays[labels])} "
+                f"{labels}; each image needs one label, and each split an image"
+            )
+    classes = classes or _numbered_classes(arrays["train_labels"], path)
+    if len(set(classes)) < max(2, len(classes)):
+        raise UserError(f"--dataset {path}: needs two classes or more, all of different names")
+    for key in ("train_labels", "test_labels"):
+        if arrays[key].max() >= len(classes):
+            raise UserError(
+                f"--dataset {path}: {key} out of range: {arrays[key].max()}, but there are "
+                f"{len(classes)} classes, numbered from 0"
+            )
+    return ImageData(path.stem, **arrays, classes=classes)
+
+
+def _network_images(images: np.ndarray, where: str) -> np.ndarray:
+    """uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3) -> uint8 (N, 32, 32, 3) RGB."""
+    if images.ndim == 5 or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise UserError(f"{where} of shape {images.shape}: 3D files are not supported, 2D only")
+    if images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        raise UserError(f"{where} of shape {images.shape}; needs (N, H, W) or (N, H, W, 3)")
+    if images.dtype != np.uint8:
+        raise UserError(f"{where} are {images.dtype}; needs uint8, 0 to 255")
+    if images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3):
+        return images
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    resized = np.empty((len(images), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    for index, image in enumerate(tqdm(images, "resizing images", disable=None, leave=False)):
+        resized[index] = to_network_size(Image.fromarray(image))
+    return resized
+
+
+def _class_numbers(labels: np.ndarray, where: str) -> np.ndarray:
+    """Integer labels (N,) or (N, 1), none negative -> int64 (N,)."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise UserError(f"{where} of shape {labels.shape}: multi-label files are not supported")
+    if labels.ndim not in (1, 2):
+        raise UserError(f"{where} of shape {labels.shape}; needs (N,) or (N, 1)")
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{where} are {labels.dtype}; needs whole numbers from 0")
+    labels = labels.reshape(len(labels)).astype(np.int64)
+    if labels.size and labels.min() < 0:
+        raise UserError(f"{where} out of range: {labels.min()}; needs whole numbers from 0")
+    return labels
+
+
+def _numbered_classes(train_labels: np.ndarray, path: Path) -> tuple[str, ...]:
+    """Names "0", "1" ... for labels that use each number up to their largest."""
+    present = np.unique(train_labels)
+    if len(present) <= present[-1]:
+        absent = np.setdiff1d(np.arange(len(present) + 1), present)[0]
+        raise UserError(
+            f"--dataset {path}: train_labels out of range: they go up to {present[-1]} but "
+            f"none is {absent}; number the classes from 0, or name them all in `classes`"
+        )
+    return tuple(map(str, present))
+
+
+def _load_folder(root: Path) -> ImageData:
+    """An image-folder tree: root/{train,test}/CLASS/FILE."""
+    splits = {}
+    for split in ("train", "test"):
+        folder = root / split
+        if not folder.is_dir():
+            raise UserError(f"--dataset {root}: has no folder {split}/ (one folder a class in it)")
+        splits[split] = sorted(p.name for p in folder.iterdir() if _is_visible(p) and p.is_dir())
+    classes = splits["train"]
+    if classes != splits["test"]:
+        raise UserError(
+            f"--dataset {root}: train/ and test/ differ in their classes: "
+            + ", ".join(sorted(set(classes) ^ set(splits["test"])))
+            + " in only one of them"
+        )
+    if len(classes) < 2:
+        raise UserError(f"--dataset {root}: train/ needs two class folders or more")
+    files = {
+        split: [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in _class_files(root / split / name)
+        ]
+        for split in splits
+    }
+    arrays = []
+    total = sum(map(len, files.values()))
+    with tqdm(total=total, desc="reading images", unit="img", disable=None, leave=False) as bar:
+        for split in ("train", "test"):
+            images = np.empty((len(files[split]), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+            for index, (path, _) in enumerate(files[split]):
+                images[index] = _read_image(path)
+                bar.update()
+            arrays += [images, np.array([label for _, label in files[split]], dtype=np.int64)]
+    return ImageData(str(root), *arrays, tuple(classes))
+
+
+def _is_visible(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
+def _class_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if _is_visible(path))
+    if not files:
+        raise UserError(f"--dataset: the class folder {folder} is empty")
+    return files
+
+
+def _read_image(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return to_network_size(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not an image that Pillow can read" if unknown else str(error)
+        raise UserError(f"--dataset: {path}: {reason}") from error

@@ -1,0 +1,240 @@
+"""Trains the C1C2C3C4O network and leaves its log, checkpoints and pictures in a folder.
+
+python train.py                                            # CIFAR-10, 25 epochs
+python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto    # the same, spelt out
+python train.py --dataset digits --epochs 8 --out results/digits         # needs no network
+python train.py --resume                                   # goes on where a run was stopped
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import shlex
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+import artifacts
+import plots
+import sources
+from artifacts import Config, LogRow
+from cli import Parser, UserError, add_data_flags, number, run
+from data import AUGMENTATION, train_loader
+from model import WIDTH, Net, count_parameters
+from sources import ImageData
+from trainer import Trainer, describe, pick_device
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser("Train the C1C2C3C4O network; see README.md.")
+    data = parser.add_argument_group("data")
+    add_data_flags(data)
+    data.add_argument(
+        "--limit-train",
+        metavar="N",
+        type=number(int, at_least=1),
+        help="train on N random images only, for a quick look",
+    )
+    data.add_argument(
+        "--workers", metavar="N", type=number(int, at_least=0), default=1,
+        help="processes that augment; 0 augments in the training process. The result is the same",
+    )  # fmt: skip
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--epochs", metavar="N", type=number(int, at_least=1), default=25)
+    recipe.add_argument("--batch-size", metavar="N", type=number(int, at_least=1), default=128)
+    recipe.add_argument(
+        "--lr", metavar="LR", type=number(float, above=0), default=0.001,
+        help="learning rate per image of a batch: SGD's one-cycle schedule peaks at LR x batch "
+        "size, so that another batch size needs no other LR",
+    )  # fmt: skip
+    recipe.add_argument(
+        "--weight-decay", metavar="WD", type=number(float, at_least=0), default=5e-4, help="L2"
+    )
+    recipe.add_argument(
+        "--label-smoothing", metavar="S", type=number(float, at_least=0, below=1), default=0.0
+    )
+    recipe.add_argument("--width", metavar="W", type=WIDTH, default=1.0, help="channel multiplier")
+    recipe.add_argument(
+        "--seed", metavar="N", type=number(int, at_least=0), default=0,
+        help="of initial weights, data order and augmentation",
+    )  # fmt: skip
+    place = parser.add_argument_group("run")
+    place.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; auto takes the fastest"
+    )
+    place.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("results"),
+        help="where the run is kept; one that lies there already moves to DIR/archive/",
+    )  # fmt: skip
+    place.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, under the same flags"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    device = pick_device(args.device)
+    artifacts.check_writable(args.out)
+
+    data = sources.load(args.dataset, args.data_dir, args.limit_train)
+    print_data(data)
+    if args.batch_size > len(data.train_labels):
+        raise UserError(
+            f"--batch-size {args.batch_size} is above the {len(data.train_labels)} training "
+            "images; use a smaller one"
+        )
+    loader = train_loader(
+        data, args.batch_size, args.seed, args.workers, pin_memory=device.type == "cuda"
+    )
+
+    torch.manual_seed(args.seed)
+    model = Net(len(data.classes), args.width).to(device, memory_format=torch.channels_last)
+    trainer = Trainer(model, device, data, args, steps=args.epochs * len(loader))
+    print(f"network: {count_parameters(model):,} parameters, on {describe(device)}", flush=True)
+
+    settings = resume_settings(args, data)
+    config = describe_run(args, data, model, device)
+    log: list[LogRow] = []
+    if args.resume:
+        log = trainer.resume(args.out / artifacts.LAST, settings)
+        config = replace(config, started=artifacts.read_config(args.out).started)
+        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
+    elif archived := artifacts.archive_earlier_run(args.out):
+        print(f"the run that lay in {args.out} is now in {archived}", flush=True)
+    artifacts.write_config(args.out, config)
+    artifacts.write_log(args.out, log)
+
+    try:
+        for epoch in range(len(log) + 1, args.epochs + 1):
+            loader.sampler.epoch = epoch
+            row = trainer.run_epoch(epoch, loader)
+            is_best = row.test_acc > max((earlier.test_acc for earlier in log), default=-1)
+            log.append(row)
+            if is_best:
+                artifacts.save_checkpoint(args.out / artifacts.BEST, trainer.checkpoint(row))
+            artifacts.save_checkpoint(
+                args.out / artifacts.LAST, trainer.checkpoint(row, settings, log)
+            )
+            artifacts.write_log(args.out, log)
+            artifacts.write_config(args.out, replace(config, updated=now()))
+            print_epoch(row, args.epochs, is_best)
+        draw_results(args.out, trainer, loader)
+    except KeyboardInterrupt:
+        print(how_to_resume(args, log), file=sys.stderr)
+        sys.exit(130)
+    print_summary(args, log)
+
+
+def resume_settings(args: argparse.Namespace, data: ImageData) -> dict:
+    """What has to be the same for a resumed run to be the run."""
+    flags = ("width", "epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "seed")
+    settings = {f"--{flag.replace('_', '-')}": getattr(args, flag) for flag in flags}
+    return settings | {"data set": data.fingerprint, "augmentation": str(AUGMENTATION)}
+
+
+def describe_run(
+    args: argparse.Namespace, data: ImageData, model: Net, device: torch.device
+) -> Config:
+    packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return Config(
+        command=f"python {shlex.join(sys.argv)}",
+        started=now(),
+        updated=now(),
+        flags={k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        augmentation=AUGMENTATION,
+        dataset=data.name,
+        fingerprint=data.fingerprint,
+        train_images=len(data.train_labels),
+        test_images=len(data.test_labels),
+        classes=list(data.classes),
+        mean=list(data.mean),
+        std=list(data.std),
+        parameters=count_parameters(model),
+        device=describe(device),
+        versions={"python": platform.python_version(), **versions},
+    )
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
+    """The confusion matrix of best.pt and every picture of the run."""
+    data = trainer.data
+    best = artifacts.load_checkpoint(out / artifacts.BEST)
+    trainer.model.load_state_dict(best.model)
+    _, accuracy, predictions = trainer.evaluate()
+    counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
+    np.add.at(counts, (data.test_labels, predictions), 1)
+    artifacts.write_confusion(out, counts, data.classes)
+    title = f"{accuracy:.2f} % right, epoch {best.epoch} (% of each true class)"
+    plots.draw_confusion(counts, data.classes, title, out / artifacts.CONFUSION_PLOT)
+    plots.draw_curves(artifacts.read_log(out), out)
+
+    names = np.array(data.classes)
+    shown = np.random.default_rng(0).permutation(len(data.test_labels))[: plots.GRID_IMAGES]
+    images, true = data.test_images[shown], names[data.test_labels[shown]]
+    plots.draw_predictions(images, true, names[predictions[shown]], out / artifacts.TEST_GRID)
+    plots.write_tiles(images, true, out / artifacts.TEST_TILES)
+
+    loader.sampler.epoch = 1
+    batch, labels = loader.dataset[next(iter(loader.sampler))]
+    images = batch[: plots.GRID_IMAGES].permute(0, 2, 3, 1).numpy()
+    shown_as = names[labels[: plots.GRID_IMAGES].numpy()]
+    caption = "The first training images of epoch 1, augmented, as the network saw them"
+    plots.draw_grid(images, shown_as, 8, caption, out / artifacts.AUGMENTED_GRID)
+    plots.write_tiles(images, shown_as, out / artifacts.AUGMENTED_TILES)
+
+
+def print_data(data: ImageData) -> None:
+    figures = ["/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std)]
+    print(
+        f"data: {data.name}, {len(data.train_labels):,} training and {len(data.test_labels):,} "
+        f"test images, {len(data.classes)} classes, RGB mean {figures[0]} std {figures[1]}",
+        flush=True,
+    )
+
+
+def print_epoch(row: LogRow, epochs: int, is_best: bool) -> None:
+    print(
+        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  "
+        f"train loss {row.train_loss:.4f} acc {row.train_acc:5.2f} %  "
+        f"test loss {row.test_loss:.4f} acc {row.test_acc:5.2f} %  "
+        f"{row.seconds:.1f} s, {row.images_per_second:,.0f} images/s{'  best' * is_best}",
+        flush=True,
+    )
+
+
+def how_to_resume(args: argparse.Namespace, log: list[LogRow]) -> str:
+    if not log:
+        return "train.py: stopped before the first epoch was finished; nothing to resume"
+    command = shlex.join(word for word in sys.argv if word != "--resume")
+    return (
+        f"train.py: stopped; epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. "
+        f"Go on with: python {command} --resume"
+    )
+
+
+def print_summary(args: argparse.Namespace, log: list[LogRow]) -> None:
+    best = max(log, key=lambda row: row.test_acc)
+    minutes, seconds = divmod(round(sum(row.seconds for row in log)), 60)
+    command = ["update_readme.py"] + ["--results", str(args.out)] * (args.out != Path("results"))
+    print(
+        f"test accuracy: best {best.test_acc:.2f} % (epoch {best.epoch}), last "
+        f"{log[-1].test_acc:.2f} % (epoch {log[-1].epoch}); {minutes} min {seconds} s of training; "
+        f"next: python {shlex.join(command)}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

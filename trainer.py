@@ -1,0 +1,203 @@
+"""A network in training: device, precision, optimizer and schedule, and one epoch at a time."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import artifacts
+from artifacts import Checkpoint, LogRow
+from cli import UserError
+from data import evaluation_batches, normalise
+from model import Net
+from sources import ImageData
+
+
+class Trainer:
+    """A network in training: its optimizer and schedule, an epoch at a time."""
+
+    def __init__(
+        self,
+        model: Net,
+        device: torch.device,
+        data: ImageData,
+        args: argparse.Namespace,
+        steps: int,
+    ):
+        self.model, self.device, self.data, self.args = model, device, data, args
+        peak = args.lr * args.batch_size
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), peak, momentum=0.9, nesterov=True, weight_decay=args.weight_decay
+        )
+        self.schedule = OneCycleLR(self.optimizer, peak, total_steps=steps, cycle_momentum=False)
+        self.precision = autocast_type(device)
+        # float16's small gradients need scaling; otherwise the scaler does nothing
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+
+    def run_epoch(self, epoch: int, loader: DataLoader) -> LogRow:
+        """Trains on every batch of `loader` once, then evaluates on the test set."""
+        start = time.perf_counter()
+        train_loss, train_acc = self.train(epoch, loader)
+        trained = time.perf_counter()
+        test_loss, test_acc, _ = self.evaluate()
+        if not math.isfinite(test_loss):
+            raise self.divergence(epoch)
+        figures = {
+            "train_loss": train_loss,
+            "train_acc": train_acc,
+            "test_loss": test_loss,
+            "test_acc": test_acc,
+            "lr": self.last_lr,
+            "seconds": time.perf_counter() - start,
+            "images_per_second": len(self.data.train_labels) / (trained - start),
+        }
+        return LogRow(epoch, **{name: float(f"{value:.8g}") for name, value in figures.items()})
+
+    def train(self, epoch: int, loader: DataLoader) -> tuple[float, float]:
+        """One epoch's mean cross-entropy and accuracy (%) on the augmented images it trained on."""
+        self.model.train()
+        losses, hits = [], []
+        bar = tqdm(loader, f"epoch {epoch}/{self.args.epochs}", disable=None, leave=False)
+        for step, (images, labels) in enumerate(bar):
+            images = images.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            with torch.autocast(
+                self.device.type, self.precision, enabled=self.precision is not None
+            ):
+                logits = self.model(normalise(images, self.data.mean, self.data.std))
+            logits = logits.float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing)
+            self.optimizer.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.last_lr = self.schedule.get_last_lr()[0]
+            self.schedule.step()
+            # the log's loss is plain cross-entropy, comparable whatever the label smoothing
+            losses.append(F.cross_entropy(logits.detach(), labels, reduction="sum"))
+            hits.append((logits.argmax(1) == labels).sum())
+            if step % 50 == 0 and not losses[-1].isfinite():
+                raise self.divergence(epoch)
+        return mean_loss(losses, self.data.train_labels), percent(hits, self.data.train_labels)
+
+    @torch.inference_mode()
+    def evaluate(self) -> tuple[float, float, np.ndarray]:
+        """Mean cross-entropy, accuracy (%) and predictions int64 (N,) on the test set."""
+        self.model.eval()
+        losses, hits, predictions = [], [], []
+        for images, labels in evaluation_batches(self.data):
+            images, labels = images.to(self.device), labels.to(self.device)
+            logits = self.model(normalise(images, self.data.mean, self.data.std))
+            predictions.append(logits.argmax(1))
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+            hits.append((predictions[-1] == labels).sum())
+        labels = self.data.test_labels
+        predicted = torch.cat(predictions).cpu().numpy()
+        return mean_loss(losses, labels), percent(hits, labels), predicted
+
+    def divergence(self, epoch: int) -> UserError:
+        last = self.args.out / artifacts.LAST
+        kept = f"{last} still holds epoch {epoch - 1}" if epoch > 1 else "no epoch was finished"
+        return UserError(
+            f"the loss became infinite or NaN in epoch {epoch}; {kept}. Try a lower --lr than "
+            f"{self.args.lr:g}, or a larger --batch-size with it"
+        )
+
+    def checkpoint(
+        self, row: LogRow, settings: dict | None = None, log: list[LogRow] | None = None
+    ) -> Checkpoint:
+        """The network after `row`'s epoch; given `settings` and `log`, with all a resume needs."""
+        resume = settings and {
+            "settings": settings,
+            "log": [vars(earlier) for earlier in log],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        return Checkpoint(
+            self.model.state_dict(),
+            self.args.width,
+            list(self.data.classes),
+            list(self.data.mean),
+            list(self.data.std),
+            row.epoch,
+            row.test_acc,
+            resume,
+        )
+
+    def resume(self, path: Path, settings: dict) -> list[LogRow]:
+        """Takes up the state in `path`, if it is of the same run; returns its finished epochs."""
+        checkpoint = artifacts.load_checkpoint(path)
+        state = checkpoint.resume
+        if not state:
+            raise UserError(f"{path} holds a network but no training to resume")
+        differing = [
+            f"{name} (was {state['settings'].get(name)}, now {value})"
+            for name, value in settings.items()
+            if state["settings"].get(name) != value
+        ]
+        if differing:
+            raise UserError(
+                f"{path} is of another run; it differs in {', '.join(differing)}. Give the same "
+                "flags, or leave out --resume to start anew"
+            )
+        try:
+            self.model.load_state_dict(checkpoint.model)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            return [LogRow(**row) for row in state["log"]]
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} does not fit this network: model.py was edited since"
+            ) from error
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that --device names; "auto" is CUDA, else Apple's MPS, else the CPU."""
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    match = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", name)
+    if not match:
+        raise UserError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps", status=2)
+    kind, index = match.groups()
+    if int(index or 0) >= available[kind]:
+        here = ", ".join(kind for kind, count in available.items() if count)
+        raise UserError(f"--device {name} is not on this machine; there is {here}", status=2)
+    return torch.device(name)
+
+
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """The type to compute in where mixed precision gains speed: on CUDA. None for plain float32."""
+    if device.type != "cuda":
+        return None
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
+
+
+def describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU ({platform.machine()})"
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def mean_loss(sums: list[torch.Tensor], labels: np.ndarray) -> float:
+    return torch.stack(sums).double().sum().item() / len(labels)
+
+
+def percent(hits: list[torch.Tensor], labels: np.ndarray) -> float:
+    return 100 * torch.stack(hits).sum().item() / len(labels)
