@@ -18,6 +18,7 @@ import json
 import pickle
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -115,15 +116,13 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def check_writable(out: Path) -> None:
-    """Makes the folder `out`; raises UserError if nothing can be written there."""
+def check_writable(folder: Path, flag: str = "--out") -> None:
+    """Makes `folder`, which `flag` named; raises UserError if nothing can be written there."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / ".writable") as probe:
-            probe.touch()
-        (out / ".writable").unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
+        raise UserError(f"{flag}: {folder} cannot be written: {error.strerror}") from error
 
 
 def archive_earlier_run(out: Path) -> Path | None:
@@ -158,7 +157,7 @@ def read_log(out: Path) -> pd.DataFrame:
     """The epochs of a run, at least one, with the columns of `LogRow`."""
     columns = [field.name for field in fields(LogRow)]
     try:
-        log = pd.read_csv(_existing(out / TRAIN_LOG))
+        log = pd.read_csv(existing(out / TRAIN_LOG))
     except (ValueError, OSError) as error:
         raise UserError(f"{out / TRAIN_LOG} is unreadable: {error}") from error
     missing = [name for name in columns if name not in log]
@@ -176,7 +175,7 @@ def write_config(out: Path, config: Config) -> None:
 
 def read_config(out: Path) -> Config:
     try:
-        return Config(**json.loads(_existing(out / CONFIG).read_text("utf-8")))
+        return Config(**json.loads(existing(out / CONFIG).read_text("utf-8")))
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{out / CONFIG} is unreadable: {error}") from error
 
@@ -189,7 +188,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` on the CPU, without unpickling code; UserError if it is no checkpoint."""
     try:
-        return Checkpoint(**torch.load(_existing(path), map_location="cpu", weights_only=True))
+        return Checkpoint(**torch.load(existing(path), map_location="cpu", weights_only=True))
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -212,7 +211,7 @@ def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> No
 
 def read_confusion(out: Path) -> pd.DataFrame:
     """What `write_confusion` wrote: class names as index and columns."""
-    return pd.read_csv(_existing(out / CONFUSION_MATRIX), index_col=0)
+    return pd.read_csv(existing(out / CONFUSION_MATRIX), index_col=0)
 
 
 def tile_name(index: int, class_name: str) -> str:
@@ -221,7 +220,8 @@ def tile_name(index: int, class_name: str) -> str:
     return f"img_{index:02d}_{safe or 'class'}.png"
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """`path` itself; UserError if no file is there."""
     if not path.is_file():
         raise UserError(f"{path} is missing; train.py writes it")
     return path

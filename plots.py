@@ -98,9 +98,14 @@ def draw_predictions(
 
 
 def write_tiles(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
-    """The first images, a PNG each, enlarged nearest-neighbour, named by `artifacts.tile_name`."""
+    """One PNG an image, enlarged nearest-neighbour, named by `artifacts.tile_name`.
+
+    Tiles that an earlier call left in `folder` are removed.
+    """
+    for stale in folder.glob("img_[0-9][0-9]_*.png"):
+        stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
-    for index, (image, name) in enumerate(zip(images[:TILES], names[:TILES], strict=True)):
+    for index, (image, name) in enumerate(zip(images, names, strict=True)):
         with artifacts.replacing(folder / artifacts.tile_name(index, name)) as path:
             Image.fromarray(image).resize(size, Image.Resampling.NEAREST).save(path)
 

@@ -177,7 +177,7 @@ def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
     counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
     np.add.at(counts, (data.test_labels, predictions), 1)
     artifacts.write_confusion(out, counts, data.classes)
-    title = f"{accuracy:.2f} % right, epoch {best.epoch} (% of each true class)"
+    title = f"top-1 accuracy {accuracy:.2f} %, epoch {best.epoch}"
     plots.draw_confusion(counts, data.classes, title, out / artifacts.CONFUSION_PLOT)
     plots.draw_curves(artifacts.read_log(out), out)
 
@@ -185,7 +185,8 @@ def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
     shown = np.random.default_rng(0).permutation(len(data.test_labels))[: plots.GRID_IMAGES]
     images, true = data.test_images[shown], names[data.test_labels[shown]]
     plots.draw_predictions(images, true, names[predictions[shown]], out / artifacts.TEST_GRID)
-    plots.write_tiles(images, true, out / artifacts.TEST_TILES)
+    n = plots.TILES
+    plots.write_tiles(images[:n], true[:n], out / artifacts.TEST_TILES)
 
     loader.sampler.epoch = 1
     batch, labels = loader.dataset[next(iter(loader.sampler))]
@@ -193,7 +194,7 @@ def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
     shown_as = names[labels[: plots.GRID_IMAGES].numpy()]
     caption = "The first training images of epoch 1, augmented, as the network saw them"
     plots.draw_grid(images, shown_as, 8, caption, out / artifacts.AUGMENTED_GRID)
-    plots.write_tiles(images, shown_as, out / artifacts.AUGMENTED_TILES)
+    plots.write_tiles(images[:n], shown_as[:n], out / artifacts.AUGMENTED_TILES)
 
 
 def print_data(data: ImageData) -> None:

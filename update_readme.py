@@ -1,0 +1,209 @@
+"""Puts what a run left in its results folder into the README, between markers.
+
+    python update_readme.py                              # results/ -> README.md
+    python update_readme.py --results results/digits     # another run
+    python update_readme.py --check                      # exit 1 if README.md is out of date
+
+A block stands between `<!-- NAME -->` and `<!-- /NAME -->`; the rest of the README is kept byte
+for byte. Neither the data set nor a GPU is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import os
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import quote
+
+import artifacts
+import constraints
+from artifacts import Config
+from cli import Parser, UserError, run
+from model import Net, count_parameters, summary_text
+
+BLOCKS = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF", "MODEL_SUMMARY")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser("Put the results of a run into the README, between its markers.")
+    parser.add_argument("--results", metavar="DIR", type=Path, default=Path("results"))
+    parser.add_argument("--readme", metavar="FILE", type=Path, default=Path("README.md"))
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    readme = args.readme.resolve()  # a link's target is rewritten, not the link replaced
+    try:
+        before = readme.read_bytes()
+    except OSError as error:
+        raise UserError(f"--readme {args.readme}: {error.strerror}") from error
+    find_blocks(before, args.readme)  # before the work, so that a bad README is told of at once
+    after = inject(before, build_blocks(args.results, readme.parent), args.readme)
+    if args.check:
+        if after != before:
+            raise UserError(f"{args.readme} is out of date; run python update_readme.py")
+        print(f"{args.readme} is up to date")
+    elif after == before:
+        print(f"{args.readme} was up to date already")
+    else:
+        try:
+            with artifacts.replacing(readme) as beside:
+                beside.write_bytes(after)
+                shutil.copymode(readme, beside)
+        except OSError as error:
+            raise UserError(f"--readme {args.readme}: {error.strerror}") from error
+        print(f"{args.readme} now shows the run in {args.results}")
+
+
+def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
+    """The Markdown of every block, by name, with links relative to `readme_folder`.
+
+    Raises:
+        UserError: a file of the run is missing or broken.
+    """
+    config = artifacts.read_config(results)
+    net = Net(len(config.classes), float(config.flags.get("width", 1.0)))
+    link = Linker(results, readme_folder)
+    return {
+        "RESULTS": results_table(results, config),
+        "PLOTS": plot_table(link),
+        "TILE_GALLERY": tile_gallery(link),
+        "VISUALIZATION": visualization(link),
+        "RF": constraints.tally_markdown(net),
+        "MODEL_SUMMARY": model_summary(net),
+    }
+
+
+class Linker:
+    """Turns a file of the run into an image link that works in the README."""
+
+    def __init__(self, results: Path, readme_folder: Path):
+        self.results, self.readme_folder = results, readme_folder
+
+    def __call__(self, name: Path, alt: str, width: int | None = None) -> str:
+        """An `<img>` of the picture `name` of the run; UserError if it is missing."""
+        path = artifacts.existing(self.results / name).resolve()
+        url = quote(Path(os.path.relpath(path, self.readme_folder)).as_posix())
+        size = f' width="{width}"' if width else ""
+        return f'<img src="{url}" alt="{html.escape(alt)}"{size}>'
+
+    def tiles(self, folder: Path) -> list[tuple[str, str]]:
+        """(class name, `<img>`) of each tile in `folder`, in order; UserError if there is none."""
+        names = sorted(path.name for path in (self.results / folder).glob("img_*.png"))
+        if not names:
+            raise UserError(f"{self.results / folder} has no tiles; train.py writes them")
+        return [(name[7:-4], self(folder / name, name[7:-4], 96)) for name in names]
+
+
+def results_table(results: Path, config: Config) -> str:
+    log = artifacts.read_log(results)
+    best, last = log.loc[log.test_acc.idxmax()], log.iloc[-1]
+    lowest = log.loc[log.test_loss.idxmin()]
+    minutes = log.seconds.sum() / 60
+    rows = {
+        "Best test accuracy": f"**{best.test_acc:.2f} %** (epoch {best.epoch:.0f})",
+        "Latest test accuracy": f"**{last.test_acc:.2f} %** (epoch {last.epoch:.0f})",
+        "Best test loss": f"{lowest.test_loss:.4f} (epoch {lowest.epoch:.0f})",
+        "Last train accuracy": f"{last.train_acc:.2f} % (on augmented images)",
+        "Last train loss": f"{last.train_loss:.4f}",
+        "Parameters": f"{config.parameters:,}",
+        "Data set": f"{config.dataset}: {config.train_images:,} training and "
+        f"{config.test_images:,} test images, {len(config.classes)} classes",
+        "Device": config.device,
+        "Training time": f"{minutes:.1f} min for {len(log)} epochs",
+        "Command": config.command,
+        "Updated": config.updated,
+    }
+    lines = [f"| {name} | {as_cell(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def as_cell(text: str) -> str:
+    """`text` as it is in a Markdown table's cell, whatever names it contains."""
+    return html.escape(text, quote=False).replace("|", "&#124;").replace("\n", " ")
+
+
+def plot_table(link: Linker) -> str:
+    accuracy = link(artifacts.ACCURACY_CURVES, "Accuracy by epoch", 420)
+    loss = link(artifacts.LOSS_CURVES, "Loss by epoch", 420)
+    confusion = link(artifacts.CONFUSION_PLOT, "Confusion matrix", 420)
+    return f"{accuracy} {loss}\n\n{confusion}"
+
+
+def tile_gallery(link: Linker) -> str:
+    tables = []
+    for title, folder in (
+        ("Test images", artifacts.TEST_TILES),
+        ("Training images, augmented", artifacts.AUGMENTED_TILES),
+    ):
+        names, images = zip(*link.tiles(folder), strict=True)
+        rule = "|".join([":---:"] * len(names))
+        tables.append(f"{title}:\n\n|{'|'.join(names)}|\n|{rule}|\n|{'|'.join(images)}|")
+    grids = (
+        link(artifacts.TEST_GRID, "Test images with the network's mistakes in red", 640),
+        link(artifacts.AUGMENTED_GRID, "Augmented training images", 640),
+    )
+    return "\n\n".join([*tables, *grids])
+
+
+def visualization(link: Linker) -> str:
+    text = (
+        "See what the augmentation does to the images before you train on them:\n\n"
+        "```bash\npython visualize_augmentations.py --save results/plots/aug_demo.png\n```\n"
+    )
+    if (link.results / artifacts.AUGMENTATION_DEMO).is_file():
+        text += "\n" + link(artifacts.AUGMENTATION_DEMO, "Originals and augmented versions", 640)
+    return text
+
+
+def model_summary(net: Net) -> str:
+    return (
+        f"<details>\n<summary>{count_parameters(net):,} trainable parameters, layer by layer"
+        f"</summary>\n\n```text\n{summary_text(net)}\n```\n\n</details>"
+    )
+
+
+def find_blocks(readme: bytes, path: Path) -> dict[str, tuple[int, int]]:
+    """Where the content of each block begins and ends in `readme`.
+
+    Raises:
+        UserError: a marker is missing, doubled or unclosed, or two blocks cross.
+    """
+    spans = {}
+    for name in BLOCKS:
+        opening, closing = f"<!-- {name} -->".encode(), f"<!-- /{name} -->".encode()
+        for marker in (opening, closing):
+            found = readme.count(marker)
+            if found != 1:
+                problem = "missing" if found == 0 else f"there {found} times"
+                raise UserError(f"{path}: the marker {marker.decode()} is {problem}; needs one")
+        spans[name] = readme.index(opening) + len(opening), readme.index(closing)
+        if spans[name][0] > spans[name][1]:
+            raise UserError(f"{path}: {closing.decode()} stands before {opening.decode()}")
+    in_order = sorted(spans, key=spans.get)
+    for first, second in pairwise(in_order):
+        if spans[second][0] < spans[first][1]:
+            raise UserError(f"{path}: the blocks {first} and {second} cross")
+    return spans
+
+
+def inject(readme: bytes, blocks: dict[str, str], path: Path) -> bytes:
+    """`readme` with every block's content replaced, in the line endings that it uses."""
+    newline = b"\r\n" if b"\r\n" in readme else b"\n"
+    spans = find_blocks(readme, path)
+    for name in sorted(spans, key=spans.get, reverse=True):
+        start, end = spans[name]
+        content = f"\n{blocks[name].strip()}\n".encode().replace(b"\n", newline)
+        readme = readme[:start] + content + readme[end:]
+    return readme
+
+
+if __name__ == "__main__":
+    run(main)

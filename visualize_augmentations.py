@@ -1,0 +1,71 @@
+"""Draws training images beside augmented versions of them: a look at the data before training.
+
+    python visualize_augmentations.py --save results/plots/aug_demo.png
+    python visualize_augmentations.py --dataset digits --n 4 --save demo.png
+
+Also writes each picture enlarged as a tile, into a folder named after --save.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import artifacts
+import plots
+import sources
+from cli import Parser, add_data_flags, number, run
+from data import AugmentedBatches
+
+VERSIONS = 7  # augmented versions beside each original
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser("Draw training images beside augmented versions of them.")
+    add_data_flags(parser)
+    parser.add_argument(
+        "--n", metavar="N", type=number(int, at_least=1, below=101), default=8, help="images"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=number(int, at_least=0), default=0,
+        help="of the choice of images and of their augmentation",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save", metavar="FILE.png", type=Path,
+        default=Path("results") / artifacts.AUGMENTATION_DEMO, help="where the grid goes",
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.save.suffix.lower() != ".png":
+        parser.error(f"argument --save: needs a name that ends in .png, not {str(args.save)!r}")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    artifacts.check_writable(args.save.parent, flag="--save")
+    data = sources.load(args.dataset, args.data_dir)
+    augmented = AugmentedBatches(data, args.seed)
+
+    shown = np.random.default_rng(args.seed).permutation(len(data.train_labels))[: args.n]
+    images, titles, tile_names = [], [], []
+    for row, index in enumerate(shown):
+        class_name = data.classes[data.train_labels[index]]
+        versions, _ = augmented[1, row, np.full(VERSIONS, index)]
+        images += [data.train_images[index], *versions.permute(0, 2, 3, 1).numpy()]
+        titles += [class_name, *["augmented"] * VERSIONS]
+        tile_names += [f"{class_name} original"]
+        tile_names += [f"{class_name} augmented {version}" for version in range(1, VERSIONS + 1)]
+
+    mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
+    caption = f"{data.name}: the original on the left. RGB mean {mean}, std {std}"
+    plots.draw_grid(np.stack(images), titles, VERSIONS + 1, caption, args.save)
+    folder = args.save.with_name(f"{args.save.stem}_tiles")
+    plots.write_tiles(np.stack(images), tile_names, folder)
+    print(f"{caption}\nclasses: {', '.join(data.classes)}")
+    print(f"wrote {args.save} and {len(images)} tiles in {folder}")
+
+
+if __name__ == "__main__":
+    run(main)
