@@ -21,8 +21,8 @@ MIRRORS = (
 STALL_SECONDS = 30
 
 
-def fetch(archive: Path, md5: str, mirrors: tuple[str, ...] = MIRRORS) -> None:
-    """Downloads `archive` from the first of `mirrors` whose bytes have the checksum `md5`.
+def fetch(archive: Path, md5: str) -> None:
+    """Downloads `archive` from the first of MIRRORS whose bytes have the checksum `md5`.
 
     The bytes arrive in a temporary file beside `archive` and take its name only once the
     checksum holds. A mirror that fails, sends nothing for STALL_SECONDS or sends other bytes
@@ -37,7 +37,7 @@ def fetch(archive: Path, md5: str, mirrors: tuple[str, ...] = MIRRORS) -> None:
         progressbar=sys.stderr.isatty(), timeout=STALL_SECONDS, chunk_size=1 << 16
     )
     failures = []
-    for url in mirrors:
+    for url in MIRRORS:
         host = urlsplit(url).netloc
         print(f"downloading {archive.name} from {host}", flush=True)
         try:

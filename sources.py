@@ -164,13 +164,13 @@ def _load_npz(path: Path) -> ImageData:
     """An .npz file with MedMNIST's keys: grey or RGB images of any size, two classes or more."""
     keys = [f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels")]
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             if missing:
                 raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
             arrays = {key: file[key] for key in keys}
             classes = tuple(map(str, file["classes"].ravel())) if "classes" in file else ()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         pickled = "pickle" in str(error).lower()
         reason = "holds pickled objects, which are not read" if pickled else f"unreadable: {error}"
         raise UserError(f"--dataset {path}: {reason}") from error

@@ -29,7 +29,7 @@ from cli import Parser, UserError, add_data_flags, number, run
 from data import AUGMENTATION, train_loader
 from model import WIDTH, Net, count_parameters
 from sources import ImageData
-from trainer import Trainer, describe, pick_device
+from trainer import Trainer, describe, keep_freed_memory, pick_device
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,6 +81,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    keep_freed_memory()
     device = pick_device(args.device)
     artifacts.check_writable(args.out)
 

@@ -1,0 +1,92 @@
+"""What several test files share: small data sets, finished runs, scripts run as a user would."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cli
+from sources import ImageData
+
+REPO = Path(__file__).parent.parent
+# names that would break a link, a table or a page if they were not taken care of
+CLASSES = ("cat | dog", "<b>bold</b>", "naïve (1)")
+
+
+def separable_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (count, 32, 32, 3) noise and labels 0, 1, 2, each class bright in a channel."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 128, (count, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(count) % len(CLASSES)
+    images[np.arange(count), :, :, labels] += 100
+    return images, labels
+
+
+@pytest.fixture(scope="session")
+def small_data() -> ImageData:
+    train_images, train_labels = separable_images(96, seed=1)
+    test_images, test_labels = separable_images(33, seed=2)
+    return ImageData("small", train_images, train_labels, test_images, test_labels, CLASSES)
+
+
+@pytest.fixture(scope="session")
+def small_npz(small_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    save_npz(path, small_data)
+    return path
+
+
+def save_npz(path: Path, data: ImageData, **replaced) -> Path:
+    """Writes `data` as an .npz file, with the arrays in `replaced` in place of its own."""
+    arrays = {name: value for name, value in vars(data).items() if isinstance(value, np.ndarray)}
+    np.savez(path, **{**arrays, "classes": np.array(data.classes), **replaced})
+    return path
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+    def assert_refused(self, *words: str, status: int = 1) -> None:
+        """One line on stderr that has all of `words`, and no traceback."""
+        assert self.status == status, self.err
+        assert len(self.err.strip().splitlines()) == 1, self.err
+        for word in words:
+            assert word in self.err, self.err
+
+
+def run_script(name: str, *args: object) -> Outcome:
+    """Runs the script `name` in this process, as `python name.py args` would."""
+    import contextlib
+    import io
+
+    module = importlib.import_module(name)
+    out, err = io.StringIO(), io.StringIO()
+    status, argv = 0, sys.argv
+    sys.argv = [f"{name}.py", *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.run(module.main)
+    except SystemExit as stop:
+        status = stop.code or 0
+    finally:
+        sys.argv = argv
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_npz, tmp_path_factory) -> Path:
+    """The folder of a run of two epochs; copy it before changing anything in it."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    outcome = run_script(
+        "train", "--dataset", small_npz, "--epochs", 2, "--batch-size", 32, "--out", out
+    )
+    assert outcome.status == 0, outcome.err
+    return out

@@ -1,0 +1,161 @@
+"""CIFAR-10 from mirrors: real HTTP servers on loopback, and a miniature archive."""
+
+import hashlib
+import http.server
+import pickle
+import socket
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import run_script
+from torchvision.datasets import CIFAR10
+
+import download
+import sources
+from cli import UserError
+
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A miniature cifar-10-python.tar.gz: 20 images a batch."""
+    folder = tmp_path_factory.mktemp("mini") / CIFAR10.base_folder
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        pixels = rng.integers(0, 256, (20, 3072), dtype=np.uint8)
+        batch = {"data": pixels, "labels": [i % 10 for i in range(20)]}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": NAMES}))
+    path = folder.with_name(CIFAR10.filename)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(folder, CIFAR10.base_folder)
+    return path
+
+
+@pytest.fixture
+def miniature(archive, monkeypatch):
+    """Has torchvision and the download expect the miniature archive's checksums."""
+
+    def md5(path):
+        return hashlib.md5(path.read_bytes()).hexdigest()
+
+    folder = archive.with_name(CIFAR10.base_folder)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))
+    for files in ("train_list", "test_list"):
+        sums = [[name, md5(folder / name)] for name, _ in getattr(CIFAR10, files)]
+        monkeypatch.setattr(CIFAR10, files, sums)
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(folder / "batches.meta")})
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
+    return archive
+
+
+@pytest.fixture
+def server(miniature):
+    """The address of a server whose paths fail each in a way of their own."""
+    body = miniature.read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/missing":
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.path == "/whole":
+                self.wfile.write(body)
+            elif self.path == "/tampered":
+                self.wfile.write(body[:-1] + bytes([body[-1] ^ 1]))
+            elif self.path == "/truncated":
+                self.wfile.write(body[: len(body) // 2])
+            elif self.path == "/stalled":
+                self.wfile.write(body[: len(body) // 2])
+                self.wfile.flush()
+                time.sleep(3)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def closed_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/whole"
+
+
+FAILURES = {
+    "/missing": "answered 404",
+    "/tampered": "wrong md5",
+    "/truncated": "broke off before the end",
+    "/stalled": "sent nothing for 0.5 s",
+}
+
+
+def test_download_and_load(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MIRRORS", (f"{server}/whole",))
+    data = sources.load("cifar10", tmp_path / "new")
+    assert data.train_images.shape == (100, 32, 32, 3)
+    assert data.test_images.shape == (20, 32, 32, 3)
+    assert list(data.classes) == NAMES
+    left = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert left == [CIFAR10.base_folder, CIFAR10.filename]
+
+    monkeypatch.setattr(download, "MIRRORS", ())  # the second time nothing is downloaded
+    assert sources.load("cifar10", tmp_path / "new").fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize("path", FAILURES)
+def test_a_failing_mirror_gives_way_to_the_next(path, server, miniature, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MIRRORS", (server + path, f"{server}/whole"))
+    target = tmp_path / CIFAR10.filename
+    download.fetch(target, CIFAR10.tgz_md5)
+    assert target.read_bytes() == miniature.read_bytes()
+
+
+def test_all_mirrors_failing_lists_each_with_its_reason(server, tmp_path, monkeypatch):
+    nobody = closed_port()
+    monkeypatch.setattr(download, "MIRRORS", (*(server + path for path in FAILURES), nobody))
+    with pytest.raises(UserError) as error:
+        sources.load("cifar10", tmp_path)
+    message = str(error.value)
+    for path, reason in {**FAILURES, nobody: "cannot be reached"}.items():
+        (line,) = [line for line in message.splitlines() if path in line]
+        assert reason in line
+    for way_out in (str(tmp_path / CIFAR10.filename), "--dataset PATH", "--dataset digits"):
+        assert way_out in message
+    assert list(tmp_path.iterdir()) == []  # nothing that could be mistaken for the archive
+
+
+def test_an_archive_put_there_by_hand_is_used(miniature, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MIRRORS", ())
+    (tmp_path / CIFAR10.filename).write_bytes(miniature.read_bytes())
+    assert len(sources.load("cifar10", tmp_path).train_labels) == 100
+
+
+def test_a_damaged_archive_is_refused_and_kept(miniature, tmp_path):
+    archive = tmp_path / CIFAR10.filename
+    archive.write_bytes(miniature.read_bytes()[:-10])
+    run_script("train", "--data-dir", tmp_path, "--out", tmp_path / "out").assert_refused(
+        str(archive), "md5"
+    )
+    assert archive.stat().st_size == miniature.stat().st_size - 10
+
+
+def test_a_damaged_extracted_file_is_refused(miniature, tmp_path):
+    with tarfile.open(miniature) as tar:
+        tar.extractall(tmp_path, filter="data")
+    with (tmp_path / CIFAR10.base_folder / "data_batch_3").open("ab") as file:
+        file.write(b"more")
+    run_script("train", "--data-dir", tmp_path, "--out", tmp_path / "out").assert_refused(
+        str(tmp_path / CIFAR10.base_folder), "damaged"
+    )

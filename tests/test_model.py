@@ -1,0 +1,73 @@
+"""The network is DESIGN's table, at any width."""
+
+import pytest
+import torch
+from conftest import run_script
+
+from model import Net, count_parameters, summary_text
+
+# module, output channels, output size, parameters (convolutions and batch norm)
+TABLE = [
+    ("c1a", 24, 32, 648 + 48),
+    ("c1b", 32, 32, 6_912 + 64),
+    ("c1c", 48, 16, 13_824 + 96),
+    ("c2a", 64, 16, 432 + 3_072 + 128),
+    ("c2b", 80, 8, 576 + 5_120 + 160),
+    ("c3a", 96, 8, 7_680 + 192),
+    ("c3b", 112, 4, 864 + 10_752 + 224),
+    ("c4a", 128, 4, 1_008 + 14_336 + 256),
+    ("c4b", 128, 4, 16_384 + 256),
+]
+
+
+@pytest.mark.parametrize(("name", "channels", "size", "parameters"), TABLE)
+def test_blocks(name, channels, size, parameters):
+    net = Net()
+    block = getattr(net, name)
+    shapes = []
+    block.register_forward_hook(lambda _module, _args, out: shapes.append(tuple(out.shape)))
+    net(torch.zeros(2, 3, 32, 32))
+    assert shapes == [(2, channels, size, size)]
+    assert count_parameters(block) == parameters
+
+
+def test_summary_has_the_layer_table():
+    lines = summary_text(Net()).splitlines()
+    assert "depth-idx" in lines[1]
+    for name, channels, size, _ in TABLE:
+        (row,) = [line for line in lines if f"({name})" in line]
+        assert f"[1, {channels}, {size}, {size}]" in row
+    assert any(line.startswith("Total params: 84,322") for line in lines)
+    (mult_adds,) = [line for line in lines if line.startswith("Total mult-adds")]
+    assert mult_adds == "Total mult-adds (M): 13.73"
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(1.0, 84_322), (1.5, 185_038)])
+def test_width(width, parameters):
+    net = Net(width=width)
+    assert count_parameters(net) == parameters
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(m.out_channels % 4 == 0 for m in convolutions)
+
+
+def test_the_smallest_width_still_works():
+    assert Net(num_classes=7, width=0.01)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_command_prints_summary_tally_and_constraints():
+    outcome = run_script("model")
+    assert outcome.status == 0
+    assert "| c4a.dw | 3 | 1 | 2 | 23 | 55 | 8 | 8 |" in outcome.out
+    assert outcome.out.count("passed") == 7
+    assert "FAILED" not in outcome.out
+
+
+def test_command_fails_with_a_broken_constraint():
+    outcome = run_script("model", "--width", "1.6")
+    assert outcome.status == 1
+    assert "FAILED  under 200,000 parameters: 210,674" in outcome.out
+
+
+@pytest.mark.parametrize("width", ["0", "-1", "nan", "wide"])
+def test_bad_width(width):
+    run_script("model", "--width", width).assert_refused("--width", status=2)

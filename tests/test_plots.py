@@ -1,0 +1,79 @@
+"""The pictures have the size they should have, and something on them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import artifacts
+import plots
+
+AWKWARD = ["cat | dog", "$x_1$", "<b>", "a name that is far too long to stand over a small image"]
+
+
+def assert_drawn(path, size):
+    with Image.open(path) as image:
+        assert image.size == size
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    colors = np.unique(pixels, axis=0)
+    assert len(colors) > 10
+    assert (pixels == pixels[0]).all(1).mean() < 0.995
+
+
+@pytest.mark.parametrize("epochs", [1, 25])
+def test_curves(epochs, tmp_path):
+    rows = np.arange(1, epochs + 1)
+    log = pd.DataFrame({"epoch": rows, "train_acc": rows, "test_acc": rows})
+    log = log.assign(train_loss=1 / rows, test_loss=2 / rows)
+    plots.draw_curves(log, tmp_path)
+    assert_drawn(tmp_path / artifacts.ACCURACY_CURVES, (600, 400))
+    assert_drawn(tmp_path / artifacts.LOSS_CURVES, (600, 400))
+
+
+@pytest.mark.parametrize("classes", [2, 4, 10, 200])
+def test_confusion(classes, tmp_path):
+    counts = np.random.default_rng(0).integers(0, 9, (classes, classes))
+    counts[0] = 0  # a class without test images
+    names = [AWKWARD[i % 4] for i in range(classes)]
+    plots.draw_confusion(counts, names, "title", tmp_path / "cm.png")
+    assert_drawn(tmp_path / "cm.png", (700, 600))
+
+
+def test_grid_shows_every_pixel_as_a_crisp_square(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), dtype=np.uint8)
+    plots.draw_grid(images, [*AWKWARD, "last"], 2, "caption $", tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as picture:
+        drawn = np.asarray(picture.convert("RGB"))
+    zoom = plots.ZOOM
+    found = 0
+    for image in images:
+        enlarged = image.repeat(zoom, 0).repeat(zoom, 1)
+        corners = (drawn == enlarged[0, 0]).all(2).nonzero()
+        found += any(
+            np.array_equal(drawn[y : y + 32 * zoom, x : x + 32 * zoom], enlarged)
+            for y, x in zip(*corners, strict=True)
+        )
+    assert found == 5
+
+
+def test_wrong_predictions_are_red(tmp_path):
+    images = np.full((2, 32, 32, 3), 128, np.uint8)
+    for name, predicted in (("right", ["cat", "dog"]), ("wrong", ["cat", "cat"])):
+        plots.draw_predictions(images, ["cat", "dog"], predicted, tmp_path / f"{name}.png")
+    reds = {}
+    for name in ("right", "wrong"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            red, green, _ = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), 2, 0)
+        reds[name] = (red - green > 100).sum()
+    assert reds["right"] == 0 < reds["wrong"]
+
+
+def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    plots.write_tiles(images, ["old"] * 4, tmp_path)
+    plots.write_tiles(images[:3], ["cat", "a/b: c", "..."], tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["img_00_cat.png", "img_01_a-b-c.png", "img_02_class.png"]
+    with Image.open(tmp_path / "img_00_cat.png") as tile:
+        zoom = plots.TILE_ZOOM
+        np.testing.assert_array_equal(np.asarray(tile), images[0].repeat(zoom, 0).repeat(zoom, 1))

@@ -1,0 +1,223 @@
+"""Every data source, as it should be and broken."""
+
+import numpy as np
+import pytest
+from conftest import CLASSES, run_script, save_npz
+from PIL import Image
+
+import sources
+from cli import UserError
+
+
+def test_digits():
+    data = sources.load("digits")
+    assert data.train_images.shape == (1437, 32, 32, 3)
+    assert data.test_images.shape == (360, 32, 32, 3)
+    assert data.train_images.dtype == np.uint8
+    assert data.train_images.max() == 255
+    assert data.classes == tuple("0123456789")
+    for labels in (data.train_labels, data.test_labels):  # stratified
+        assert labels.dtype == np.int64
+        shares = np.bincount(labels) / len(labels)
+        assert np.all(abs(shares - 0.1) < 0.01)
+    assert sources.load("digits").fingerprint == data.fingerprint
+
+
+def test_mean_and_std_are_those_of_the_training_pixels(small_data):
+    pixels = small_data.train_images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(small_data.mean, pixels.mean(0), atol=1e-9)
+    np.testing.assert_allclose(small_data.std, pixels.std(0), atol=1e-9)
+
+
+def test_limit_train_keeps_that_many_and_the_test_set(small_npz, small_data):
+    data = sources.load(str(small_npz), limit_train=10)
+    assert data.train_images.shape == (10, 32, 32, 3)
+    originals = {image.tobytes(): label for image, label in _train_pairs(small_data)}
+    assert all(originals[image.tobytes()] == label for image, label in _train_pairs(data))
+    assert len(data.test_labels) == len(small_data.test_labels)
+
+
+def _train_pairs(data):
+    return zip(data.train_images, data.train_labels, strict=True)
+
+
+def test_npz_is_read_as_it_was_written(small_npz, small_data):
+    data = sources.load(str(small_npz))
+    np.testing.assert_array_equal(data.train_images, small_data.train_images)
+    np.testing.assert_array_equal(data.test_labels, small_data.test_labels)
+    assert data.classes == CLASSES
+    assert data.fingerprint == small_data.fingerprint
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (28, 28, 3), (64, 48, 3), (32, 32)])
+def test_npz_of_any_size_grey_or_rgb(shape, small_data, tmp_path):
+    rng = np.random.default_rng(0)
+    path = save_npz(
+        tmp_path / "x.npz",
+        small_data,
+        train_images=rng.integers(0, 256, (96, *shape), dtype=np.uint8),
+        test_images=np.full((33, *shape), 77, np.uint8),
+        train_labels=(np.arange(96) % 3).reshape(-1, 1).astype(np.uint8),
+        val_images=np.zeros((1, 2)),
+    )
+    data = sources.load(str(path))
+    assert data.train_images.shape == (96, 32, 32, 3)
+    assert (data.test_images == 77).all()
+    assert data.train_labels.shape == (96,)
+    if shape == (32, 32):
+        with np.load(path) as file:
+            np.testing.assert_array_equal(data.train_images[..., 0], file["train_images"])
+
+
+def test_npz_without_class_names_numbers_them(small_data, tmp_path):
+    path = tmp_path / "x.npz"
+    arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
+    np.savez(path, **arrays)
+    assert sources.load(str(path)).classes == ("0", "1", "2")
+
+
+LABELS = np.arange(96) % 3
+
+
+@pytest.mark.parametrize(
+    ("replaced", "words"),
+    [
+        ({"train_labels": np.zeros((96, 14), int)}, ["train_labels", "multi-label"]),
+        ({"train_images": np.zeros((96, 28, 28, 28), np.uint8)}, ["train_images", "3D"]),
+        ({"train_images": np.zeros((96, 8, 8, 8, 3), np.uint8)}, ["train_images", "3D"]),
+        ({"train_images": np.zeros((96, 28), np.uint8)}, ["train_images", "(96, 28)"]),
+        ({"test_images": np.zeros((33, 0, 28), np.uint8)}, ["test_images", "(33, 0, 28)"]),
+        ({"train_images": np.zeros((95, 32, 32, 3), np.uint8)}, ["95", "96"]),
+        ({"test_images": np.zeros((0, 32, 32, 3), np.uint8)}, ["0 test_images"]),
+        ({"train_images": np.zeros((96, 32, 32, 3))}, ["train_images", "float64", "uint8"]),
+        ({"train_labels": LABELS / 2}, ["train_labels", "float64"]),
+        ({"train_labels": LABELS - 1}, ["train_labels", "out of range", "-1"]),
+        ({"train_labels": LABELS + 1}, ["train_labels", "out of range", "3"]),
+        ({"test_labels": np.full(33, 200)}, ["test_labels", "out of range", "200"]),
+        ({"classes": np.array(["one"])}, ["two classes"]),
+        ({"classes": np.array(["a", "a", "b"])}, ["different names"]),
+        ({"train_images": np.array([None] * 96)}, ["pickled"]),
+        ({"classes": np.array([{}], dtype=object)}, ["pickled"]),
+    ],
+)
+def test_broken_npz(replaced, words, small_data, tmp_path):
+    path = save_npz(tmp_path / "broken.npz", small_data, **replaced)
+    outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
+    outcome.assert_refused("broken.npz", *words)
+
+
+def test_npz_labels_with_a_gap_are_refused_without_class_names(small_data, tmp_path):
+    arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
+    np.savez(tmp_path / "x.npz", **{**arrays, "train_labels": small_data.train_labels * 2})
+    with pytest.raises(UserError, match="go up to 4 but none is 1"):
+        sources.load(str(tmp_path / "x.npz"))
+
+
+def test_npz_with_missing_keys(tmp_path):
+    np.savez(tmp_path / "x.npz", train_images=np.zeros(3), test_labels=np.zeros(3))
+    with pytest.raises(UserError, match="has no train_labels, test_images"):
+        sources.load(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip file", "truncated", "array"])
+def test_npz_that_is_none(content, small_npz, tmp_path):
+    path = tmp_path / "x.npz"
+    if content == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        path.write_bytes(small_npz.read_bytes()[:5000] if content == "truncated" else content)
+    run_script("train", "--dataset", path, "--out", tmp_path / "out").assert_refused("x.npz")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere.npz", "cifar"])
+def test_data_set_that_is_not_there(name, tmp_path):
+    path = tmp_path / name
+    run_script("train", "--dataset", path, "--out", tmp_path / "out").assert_refused(name)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """An image folder with files of several kinds."""
+    root = tmp_path / "tree"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("red fox", "cat"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 256, (40, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    (root / "train" / ".hidden").mkdir()
+    (root / "train" / "cat" / ".DS_Store").write_bytes(b"not an image")
+    return root
+
+
+def test_folder(tree):
+    data = sources.load(str(tree))
+    assert data.classes == ("cat", "red fox")
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.test_labels.tolist() == [0, 0, 1, 1]
+    assert data.train_images.shape == (6, 32, 32, 3)
+
+
+def test_folder_images_of_the_networks_size_are_kept_exactly(tree):
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tree / "train" / "cat" / "0.png")
+    np.testing.assert_array_equal(sources.load(str(tree)).train_images[0], pixels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "suffix", "rgb"),
+    [
+        ("L", 100, "png", (100, 100, 100)),
+        ("I;16", 100 << 8, "png", (100, 100, 100)),
+        ("P", 0, "gif", (0, 0, 0)),
+        ("RGBA", (10, 20, 30, 255), "png", (10, 20, 30)),
+        ("CMYK", (255, 0, 0, 0), "tiff", (0, 255, 255)),
+    ],
+)
+def test_folder_converts_to_rgb(mode, color, suffix, rgb, tree):
+    Image.new(mode, (50, 20), color).save(tree / "train" / "cat" / f"0.{suffix}")
+    (tree / "train" / "cat" / "0.png").unlink(missing_ok=suffix != "png")
+    if suffix == "png":
+        Image.new(mode, (50, 20), color).save(tree / "train" / "cat" / "0.png")
+    assert sources.load(str(tree)).train_images[0, 5, 5].tolist() == list(rgb)
+
+
+def break_tree(tree, how):
+    cat = tree / "train" / "cat"
+    if how == "no test folder":
+        (tree / "test").rename(tree / "tset")
+    elif how == "empty class":
+        for path in cat.glob("*.png"):
+            path.unlink()
+    elif how == "classes differ":
+        (tree / "test" / "cat").rename(tree / "test" / "dog")
+    elif how == "one class":
+        for split in ("train", "test"):
+            (tree / split / "cat").rename(tree / split / ".cat")
+    elif how == "text file":
+        (cat / "notes.txt").write_text("no image")
+    elif how == "truncated image":
+        (cat / "1.png").write_bytes((cat / "1.png").read_bytes()[:300])
+    elif how == "empty file":
+        (cat / "2.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("no test folder", ["test/"]),
+        ("empty class", ["cat", "empty"]),
+        ("classes differ", ["cat, dog"]),
+        ("one class", ["two class folders"]),
+        ("text file", ["notes.txt", "not an image"]),
+        ("truncated image", ["1.png", "truncated"]),
+        ("empty file", ["2.png", "not an image"]),
+    ],
+)
+def test_broken_folder(how, words, tree, tmp_path):
+    break_tree(tree, how)
+    outcome = run_script("train", "--dataset", tree, "--out", tmp_path / "out")
+    outcome.assert_refused(*words)
