@@ -19,6 +19,7 @@ import pickle
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -188,7 +189,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` on the CPU, without unpickling code; UserError if it is no checkpoint."""
     try:
-        return Checkpoint(**torch.load(existing(path), map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign pickles before it refuses them
+            return Checkpoint(**torch.load(existing(path), map_location="cpu", weights_only=True))
     except (
         pickle.UnpicklingError,
         RuntimeError,

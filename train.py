@@ -47,19 +47,27 @@ def parse_arguments() -> argparse.Namespace:
         help="processes that augment; 0 augments in the training process. The result is the same",
     )  # fmt: skip
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--epochs", metavar="N", type=number(int, at_least=1), default=25)
-    recipe.add_argument("--batch-size", metavar="N", type=number(int, at_least=1), default=128)
+    recipe.add_argument(
+        "--epochs", metavar="N", type=number(int, at_least=1), default=25,
+        help="passes over the training images",
+    )  # fmt: skip
+    recipe.add_argument(
+        "--batch-size", metavar="N", type=number(int, at_least=1), default=128,
+        help="images a step; an epoch's last batch may be smaller",
+    )  # fmt: skip
     recipe.add_argument(
         "--lr", metavar="LR", type=number(float, above=0), default=0.001,
         help="learning rate per image of a batch: SGD's one-cycle schedule peaks at LR x batch "
         "size, so that another batch size needs no other LR",
     )  # fmt: skip
     recipe.add_argument(
-        "--weight-decay", metavar="WD", type=number(float, at_least=0), default=5e-4, help="L2"
-    )
+        "--weight-decay", metavar="WD", type=number(float, at_least=0), default=5e-4,
+        help="L2 penalty on all parameters",
+    )  # fmt: skip
     recipe.add_argument(
-        "--label-smoothing", metavar="S", type=number(float, at_least=0, below=1), default=0.0
-    )
+        "--label-smoothing", metavar="S", type=number(float, at_least=0, below=1), default=0.0,
+        help="share of the target that goes to all classes alike",
+    )  # fmt: skip
     recipe.add_argument("--width", metavar="W", type=WIDTH, default=1.0, help="channel multiplier")
     recipe.add_argument(
         "--seed", metavar="N", type=number(int, at_least=0), default=0,

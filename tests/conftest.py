@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: for batches this small, threads only wait
 
 import numpy as np
 import pytest
@@ -64,9 +69,6 @@ class Outcome:
 
 def run_script(name: str, *args: object) -> Outcome:
     """Runs the script `name` in this process, as `python name.py args` would."""
-    import contextlib
-    import io
-
     module = importlib.import_module(name)
     out, err = io.StringIO(), io.StringIO()
     status, argv = 0, sys.argv

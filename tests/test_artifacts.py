@@ -1,0 +1,170 @@
+"""What a run leaves is read back as it was written; what was there before is not lost."""
+
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, REPO
+
+import artifacts
+from artifacts import Checkpoint, LogRow
+from cli import UserError
+
+ROW = LogRow(1, 1.25, 50.5, 1.5, 49.75, 1.2e-07, 60.5, 850.25)
+
+
+def test_log(tmp_path):
+    artifacts.write_log(tmp_path, [ROW, replace(ROW, epoch=2)])
+    header = (tmp_path / "train_log.csv").read_text().splitlines()[0]
+    assert header == "epoch,train_loss,train_acc,test_loss,test_acc,lr,seconds,images_per_second"
+    log = artifacts.read_log(tmp_path)
+    assert [LogRow(**row) for row in log.to_dict("records")] == [ROW, replace(ROW, epoch=2)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "epoch,train_loss\n1,2\n", "no\x00csv", "HEADER\n", "HEADER\n1,a,b,c,d,e,f,g\n"],
+)
+def test_broken_log_is_named(content, tmp_path):
+    header = ",".join(field.name for field in fields(LogRow))
+    (tmp_path / "train_log.csv").write_text(content.replace("HEADER", header))
+    with pytest.raises(UserError, match=r"train_log\.csv"):
+        artifacts.read_log(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"started": "today"}'])
+def test_broken_config_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        artifacts.read_config(tmp_path)
+
+
+def test_confusion_matrix_with_awkward_class_names(tmp_path):
+    counts = np.arange(9).reshape(3, 3)
+    artifacts.write_confusion(tmp_path, counts, CLASSES)
+    table = artifacts.read_confusion(tmp_path)
+    np.testing.assert_array_equal(table.to_numpy(), counts)
+    assert tuple(table.index) == tuple(table.columns) == CLASSES
+
+
+def checkpoint() -> Checkpoint:
+    weights = {"fc.weight": torch.randn(3, 4)}
+    return Checkpoint(weights, 1.0, list(CLASSES), [0.5] * 3, [0.2] * 3, 7, 88.5)
+
+
+def test_checkpoint(tmp_path):
+    saved = checkpoint()
+    artifacts.save_checkpoint(tmp_path / "best.pt", saved)
+    loaded = artifacts.load_checkpoint(tmp_path / "best.pt")
+    assert torch.equal(loaded.model["fc.weight"], saved.model["fc.weight"])
+    assert replace(loaded, model={}) == replace(saved, model={})
+
+
+class Bomb:
+    """A pickle that would leave a file behind if it were let run."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("how", ["empty", "text", "truncated", "flipped", "other", "bomb"])
+def test_broken_checkpoint_is_refused_by_name(how, tmp_path):
+    path = tmp_path / "last.pt"
+    artifacts.save_checkpoint(path, checkpoint())
+    whole = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("not a checkpoint")
+    elif how == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "flipped":
+        path.write_bytes(whole[:40] + bytes(200) + whole[240:])
+    elif how == "other":
+        torch.save({"epoch": 3}, path)
+    elif how == "bomb":
+        path.write_bytes(pickle.dumps({"model": Bomb(tmp_path / "exploded")}))
+    with pytest.raises(UserError, match=r"last\.pt"):
+        artifacts.load_checkpoint(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write_half():
+        with artifacts.replacing(path) as beside:
+            beside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with artifacts.replacing(path) as beside:
+        beside.write_text("new, and longer")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new, and longer"
+
+
+def test_an_earlier_run_is_archived_whole(finished_run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    (out / "notes.txt").write_text("the user's own")
+    before = {path.relative_to(out): path.read_bytes() for path in files(out)}
+    folder = artifacts.archive_earlier_run(out)
+    started = artifacts.read_config(folder).started
+    assert folder.parent == out / "archive"
+    assert folder.name == started.replace(":", "-").replace("+", "-")
+    own = before.pop(artifacts.Path("notes.txt"))
+    assert {path.relative_to(folder): path.read_bytes() for path in files(folder)} == before
+    assert (out / "notes.txt").read_bytes() == own
+    assert artifacts.archive_earlier_run(out) is None
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_runs_that_started_at_the_same_time_get_a_folder_each(finished_run, tmp_path):
+    out = tmp_path / "out"
+    for _ in range(2):
+        shutil.copytree(finished_run, out, dirs_exist_ok=True)
+        artifacts.archive_earlier_run(out)
+    assert len(list((out / "archive").iterdir())) == 2
+
+
+def test_a_run_without_a_readable_config_is_archived_too(finished_run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    (out / "config.json").write_text("{")
+    folder = artifacts.archive_earlier_run(out)
+    assert (folder / "best.pt").exists()
+    assert (folder / "config.json").read_text() == "{"
+
+
+def test_the_published_checkpoint_needs_nothing_of_ours_to_be_read():
+    """`best.pt` of a fresh clone, by plain torch in another process."""
+    code = (
+        "import torch; c = torch.load('results/best.pt', weights_only=True); "
+        "print(sum(v.numel() for k, v in c['model'].items() "
+        "if 'running' not in k and 'tracked' not in k))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "84322"

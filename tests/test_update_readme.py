@@ -1,0 +1,209 @@
+"""The README's blocks: written between the markers, and nothing else touched."""
+
+import html
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from conftest import run_script
+from hypothesis import given
+from hypothesis import strategies as st
+
+import artifacts
+from cli import UserError
+from update_readme import BLOCKS, find_blocks, inject
+
+PATH = Path("README.md")
+CONTENT = {name: f"new {name}\nsecond line | ü" for name in BLOCKS}
+
+
+def marked(name: str, content: bytes = b"\nold\n") -> bytes:
+    return b"<!-- %s -->%s<!-- /%s -->" % (name.encode(), content, name.encode())
+
+
+README = b"\n".join([b"# Title", *map(marked, BLOCKS), b"The end."])
+
+outside = st.binary(max_size=60).filter(lambda text: b"<!--" not in text)
+
+
+@given(st.lists(outside, min_size=7, max_size=7), st.permutations(BLOCKS))
+def test_text_outside_the_markers_survives_byte_for_byte(texts, order):
+    # "|" keeps a text's last bytes and a marker apart
+    readme = b"|".join(
+        part for pair in zip(texts, map(marked, order), strict=False) for part in pair
+    )
+    readme += b"|" + texts[-1]
+    once = inject(readme, CONTENT, PATH)
+    assert inject(once, CONTENT, PATH) == once
+    pattern = re.compile(rb"(<!-- (\w+) -->).*?(<!-- /\2 -->)", re.DOTALL)
+    assert pattern.sub(rb"\1\3", once) == pattern.sub(rb"\1\3", readme)
+    for name, content in CONTENT.items():
+        start, end = find_blocks(once, PATH)[name]
+        assert once[start:end].decode().split() == content.split()
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_blocks_take_the_readmes_line_endings(newline):
+    readme = README.replace(b"\n", newline)
+    result = inject(readme, CONTENT, PATH)
+    assert result.count(b"\n") == result.count(newline)
+    if newline == b"\n":
+        assert b"\r" not in result
+
+
+def swap(readme: bytes, one: bytes, other: bytes) -> bytes:
+    return readme.replace(one, b"@").replace(other, one).replace(b"@", other)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        (lambda readme, opening, closing: readme.replace(opening, b""), "missing"),
+        (lambda readme, opening, closing: readme.replace(closing, b""), "missing"),
+        (lambda readme, opening, closing: readme + opening, "2 times"),
+        (lambda readme, opening, closing: readme + closing, "2 times"),
+        (lambda readme, opening, closing: readme.replace(closing, opening), "2 times"),
+        (swap, "before"),
+    ],
+)
+def test_broken_markers_are_named(name, fault, word):
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    with pytest.raises(UserError, match=rf"README\.md: .*{name} -->.*{word}"):
+        inject(fault(README, opening.encode(), closing.encode()), CONTENT, PATH)
+
+
+def test_crossed_blocks_are_named():
+    readme = swap(README, b"<!-- /PLOTS -->", b"<!-- TILE_GALLERY -->")
+    with pytest.raises(UserError, match="PLOTS and TILE_GALLERY cross"):
+        inject(readme, CONTENT, PATH)
+    nested = README.replace(marked("RF"), b"").replace(b"old", marked("RF"), 1)
+    with pytest.raises(UserError, match="RESULTS and RF cross"):
+        inject(nested, CONTENT, PATH)
+
+
+@given(st.permutations([f"<!-- {slash}{name} -->" for name in BLOCKS for slash in ("", "/")]))
+def test_any_order_of_markers_is_injected_or_refused(markers):
+    readme = "text".join(markers).encode()
+    try:
+        result = inject(readme, CONTENT, PATH)
+    except UserError:
+        return
+    assert inject(result, CONTENT, PATH) == result
+
+
+@pytest.fixture
+def repo(finished_run, tmp_path):
+    """A folder with a README and the results of a run, in a folder with an awkward name."""
+    shutil.copytree(finished_run, tmp_path / "my results#1")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "README.md").write_bytes(README)
+    return tmp_path
+
+
+def update(repo, *flags):
+    readme = repo / "docs" / "README.md"
+    return run_script(
+        "update_readme", "--results", repo / "my results#1", "--readme", readme, *flags
+    )
+
+
+def test_command_updates_checks_and_changes_nothing_twice(repo):
+    readme = repo / "docs" / "README.md"
+    update(repo, "--check").assert_refused("README.md", "out of date")
+    assert readme.read_bytes() == README
+
+    assert update(repo).status == 0
+    once = readme.read_bytes()
+    assert once != README
+    assert update(repo, "--check").status == 0
+    assert update(repo).status == 0
+    assert readme.read_bytes() == once
+    assert list(readme.parent.iterdir()) == [readme]
+
+
+class Images(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        assert tag in ("img", "details", "summary")  # no class name becomes a tag
+        if tag == "img":
+            self.found.append(dict(attrs))
+
+
+def test_blocks_show_the_run(repo):
+    update(repo)
+    readme = repo / "docs" / "README.md"
+    text = readme.read_text("utf-8")
+    images = Images(re.sub(r"```.*?```", "", text, flags=re.DOTALL)).found
+    assert len(images) == 3 + 8 + 8 + 2
+    for image in images:
+        assert image["alt"]
+        assert (readme.parent / unquote(image["src"])).is_file()
+        assert not image["src"].startswith("/")
+
+    log = artifacts.read_log(repo / "my results#1")
+    best = log.loc[log.test_acc.idxmax()]
+    assert f"| Best test accuracy | **{best.test_acc:.2f} %** (epoch {best.epoch:.0f}) |" in text
+    assert f"| Latest test accuracy | **{log.test_acc.iloc[-1]:.2f} %** (epoch 2) |" in text
+    for row in ("Best test loss", "Last train accuracy", "Last train loss", "Device", "Updated"):
+        assert text.count(f"| {row} | ") == 1
+    assert "| Data set | small: 96 training and 33 test images, 3 classes |" in text
+    assert "| c4a.dw | 3 | 1 | 2 | 23 | 55 | 8 | 8 |" in text
+    assert "visualize_augmentations.py --save" in text
+    assert "83,419 trainable parameters" in text
+    assert "depth-idx" in text
+
+
+def test_names_with_markup_stay_text_in_the_table(repo):
+    results = repo / "my results#1"
+    config = (results / "config.json").read_text("utf-8")
+    name = "<script>|<!-- /RESULTS -->"
+    (results / "config.json").write_text(config.replace('"small"', f'"{name}"'), "utf-8")
+    assert update(repo).status == 0
+    assert update(repo, "--check").status == 0
+    text = (repo / "docs" / "README.md").read_text("utf-8")
+    assert html.escape(name).replace("|", "&#124;") in text
+    assert name not in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        artifacts.TRAIN_LOG,
+        artifacts.CONFIG,
+        artifacts.ACCURACY_CURVES,
+        artifacts.CONFUSION_PLOT,
+        artifacts.TEST_TILES,
+        artifacts.AUGMENTED_GRID,
+    ],
+)
+def test_a_missing_results_file_is_named(name, repo):
+    path = repo / "my results#1" / name
+    path.rename(repo / "away")
+    update(repo).assert_refused(str(path))
+    assert (repo / "docs" / "README.md").read_bytes() == README
+
+
+def test_a_missing_readme_is_named(repo):
+    (repo / "docs" / "README.md").unlink()
+    update(repo).assert_refused("README.md", "No such file")
+
+
+def test_broken_markers_leave_the_readme_untouched(repo):
+    readme = repo / "docs" / "README.md"
+    broken = README.replace(b"<!-- RF -->", b"")
+    readme.write_bytes(broken)
+    update(repo).assert_refused("<!-- RF -->", "missing")
+    assert readme.read_bytes() == broken
+
+
+def test_the_published_readme_is_up_to_date():
+    outcome = run_script("update_readme", "--check")
+    assert outcome.status == 0, outcome.err

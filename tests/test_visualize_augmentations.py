@@ -1,0 +1,62 @@
+"""The look at the augmentation before training."""
+
+import numpy as np
+from conftest import run_script, save_npz
+from PIL import Image
+
+import plots
+from visualize_augmentations import VERSIONS
+
+
+def visualize(npz, save, *flags):
+    return run_script("visualize_augmentations", "--dataset", npz, "--save", save, *flags)
+
+
+def test_grid_and_tiles(small_npz, small_data, tmp_path):
+    save = tmp_path / "new" / "demo.png"
+    outcome = visualize(small_npz, save, "--n", 3)
+    assert outcome.status == 0
+    for values in (small_data.mean, small_data.std):
+        assert " ".join(f"{value:.4f}" for value in values) in outcome.out
+    for name in small_data.classes:
+        assert name in outcome.out
+
+    with Image.open(save) as image:
+        assert image.width == 8 * (32 * plots.ZOOM + 12) + 12
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 100
+    tiles = sorted(save.with_name("demo_tiles").iterdir())
+    assert len(tiles) == 3 * (1 + VERSIONS)
+    for row in range(3):
+        original, *versions = tiles[row * (1 + VERSIONS) :][: 1 + VERSIONS]
+        assert "original" in original.name
+        pixels = _network_pixels(original)
+        assert (small_data.train_images == pixels).all((1, 2, 3)).any()
+        assert any((_network_pixels(version) != pixels).any() for version in versions)
+
+
+def _network_pixels(tile):
+    with Image.open(tile) as image:
+        return np.asarray(image)[:: plots.TILE_ZOOM, :: plots.TILE_ZOOM]
+
+
+def test_the_seed_decides(small_npz, tmp_path):
+    pictures = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        visualize(small_npz, tmp_path / f"{name}.png", "--n", 2, "--seed", seed)
+        pictures.append((tmp_path / f"{name}.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_more_images_than_there_are(small_data, tmp_path):
+    few = {"train_images": small_data.train_images[:3], "train_labels": np.arange(3)}
+    path = save_npz(tmp_path / "few.npz", small_data, **few)
+    assert visualize(path, tmp_path / "all.png", "--n", 100).status == 0
+    assert len(list((tmp_path / "all_tiles").iterdir())) == 3 * (1 + VERSIONS)
+
+
+def test_bad_input(small_npz, tmp_path):
+    visualize(small_npz, tmp_path / "x.jpg").assert_refused("--save", ".png", status=2)
+    visualize(small_npz, tmp_path / "x.png", "--n", 0).assert_refused("--n", status=2)
+    visualize(tmp_path / "no.npz", tmp_path / "x.png").assert_refused("no.npz")
+    (tmp_path / "file").write_text("in the way")
+    visualize(small_npz, tmp_path / "file" / "x.png").assert_refused("--save", "cannot be written")
