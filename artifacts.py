@@ -65,7 +65,7 @@ class LogRow:
     train_acc: float
     test_loss: float
     test_acc: float
-    lr: float  # at the end of the epoch
+    lr: float  # at the start of the epoch
     seconds: float  # training and evaluation
     images_per_second: float  # training alone
 

@@ -81,6 +81,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except OSError as error:  # a full disk, a folder that is gone or not ours
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{script}: stopped", file=sys.stderr)
         sys.exit(130)

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -241,57 +242,48 @@ def _numbered_classes(train_labels: np.ndarray, path: Path) -> tuple[str, ...]:
 
 def _load_folder(root: Path) -> ImageData:
     """An image-folder tree: root/{train,test}/CLASS/FILE."""
-    splits = {}
+    class_folders = {}
     for split in ("train", "test"):
-        folder = root / split
-        if not folder.is_dir():
+        if not (root / split).is_dir():
             raise UserError(f"--dataset {root}: has no folder {split}/ (one folder a class in it)")
-        splits[split] = sorted(p.name for p in folder.iterdir() if _is_visible(p) and p.is_dir())
-    classes = splits["train"]
-    if classes != splits["test"]:
+        class_folders[split] = [path for path in _visible(root / split) if path.is_dir()]
+    classes, test_classes = ([path.name for path in paths] for paths in class_folders.values())
+    if classes != test_classes:
+        differing = ", ".join(sorted(set(classes) ^ set(test_classes)))
         raise UserError(
-            f"--dataset {root}: train/ and test/ differ in their classes: "
-            + ", ".join(sorted(set(classes) ^ set(splits["test"])))
-            + " in only one of them"
+            f"--dataset {root}: train/ and test/ must have the same classes; only one of them has "
+            f"{differing}"
         )
     if len(classes) < 2:
         raise UserError(f"--dataset {root}: train/ needs two class folders or more")
-    files = {
-        split: [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in _class_files(root / split / name)
-        ]
-        for split in splits
-    }
-    arrays = []
-    total = sum(map(len, files.values()))
+    files = {split: [_visible(path) for path in paths] for split, paths in class_folders.items()}
+    for split, paths in class_folders.items():
+        for path, found in zip(paths, files[split], strict=True):
+            if not found:
+                raise UserError(f"--dataset {root}: the class folder {path} is empty")
+    arrays = {}
+    total = sum(len(found) for split in files.values() for found in split)
     with tqdm(total=total, desc="reading images", unit="img", disable=None, leave=False) as bar:
-        for split in ("train", "test"):
-            images = np.empty((len(files[split]), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-            for index, (path, _) in enumerate(files[split]):
+        for split, by_class in files.items():
+            labels = np.repeat(np.arange(len(classes)), [len(found) for found in by_class])
+            images = np.empty((len(labels), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+            for index, path in enumerate(chain.from_iterable(by_class)):
                 images[index] = _read_image(path)
                 bar.update()
-            arrays += [images, np.array([label for _, label in files[split]], dtype=np.int64)]
-    return ImageData(str(root), *arrays, tuple(classes))
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    return ImageData(root.resolve().name, **arrays, classes=tuple(classes))
 
 
-def _is_visible(path: Path) -> bool:
-    return not path.name.startswith(".")
-
-
-def _class_files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if _is_visible(path))
-    if not files:
-        raise UserError(f"--dataset: the class folder {folder} is empty")
-    return files
+def _visible(folder: Path) -> list[Path]:
+    """What lies in `folder`, by name, without hidden files such as .DS_Store."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return to_network_size(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a broken file can make Pillow's decoders raise anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not an image that Pillow can read" if unknown else str(error)
         raise UserError(f"--dataset: {path}: {reason}") from error

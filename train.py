@@ -1,9 +1,11 @@
-"""Trains the C1C2C3C4O network and leaves its log, checkpoints and pictures in a folder.
+"""Trains the C1C2C3C4O network on CIFAR-10 or other images.
 
-python train.py                                            # CIFAR-10, 25 epochs
-python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto    # the same, spelt out
-python train.py --dataset digits --epochs 8 --out results/digits         # needs no network
-python train.py --resume                                   # goes on where a run was stopped
+    python train.py                                                        # CIFAR-10, 25 epochs
+    python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto  # the same, spelt out
+    python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
+    python train.py --resume                                # goes on where the run was stopped
+
+Leaves a log, checkpoints and pictures in the folder --out (artifacts.py says which).
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     place = parser.add_argument_group("run")
     place.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; auto takes the fastest"
+        "--device",
+        default="auto",
+        help="cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU",
     )
     place.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("results"),
@@ -126,12 +130,12 @@ def main() -> None:
             loader.sampler.epoch = epoch
             row = trainer.run_epoch(epoch, loader)
             is_best = row.test_acc > max((earlier.test_acc for earlier in log), default=-1)
-            log.append(row)
             if is_best:
                 artifacts.save_checkpoint(args.out / artifacts.BEST, trainer.checkpoint(row))
             artifacts.save_checkpoint(
-                args.out / artifacts.LAST, trainer.checkpoint(row, settings, log)
+                args.out / artifacts.LAST, trainer.checkpoint(row, settings, [*log, row])
             )
+            log.append(row)
             artifacts.write_log(args.out, log)
             artifacts.write_config(args.out, replace(config, updated=now()))
             print_epoch(row, args.epochs, is_best)

@@ -42,12 +42,14 @@ class Trainer:
             model.parameters(), peak, momentum=0.9, nesterov=True, weight_decay=args.weight_decay
         )
         self.schedule = OneCycleLR(self.optimizer, peak, total_steps=steps, cycle_momentum=False)
-        self.precision = autocast_type(device)
-        # float16's small gradients need scaling; otherwise the scaler does nothing
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self.has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (
+            8,
+            0,
+        )
 
     def run_epoch(self, epoch: int, loader: DataLoader) -> LogRow:
         """Trains on every batch of `loader` once, then evaluates on the test set."""
+        (lr,) = self.schedule.get_last_lr()
         start = time.perf_counter()
         train_loss, train_acc = self.train(epoch, loader)
         trained = time.perf_counter()
@@ -59,7 +61,7 @@ class Trainer:
             "train_acc": train_acc,
             "test_loss": test_loss,
             "test_acc": test_acc,
-            "lr": self.last_lr,
+            "lr": lr,
             "seconds": time.perf_counter() - start,
             "images_per_second": len(self.data.train_labels) / (trained - start),
         }
@@ -73,17 +75,13 @@ class Trainer:
         for step, (images, labels) in enumerate(bar):
             images = images.to(self.device, non_blocking=True)
             labels = labels.to(self.device, non_blocking=True)
-            with torch.autocast(
-                self.device.type, self.precision, enabled=self.precision is not None
-            ):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.has_bfloat16):
                 logits = self.model(normalise(images, self.data.mean, self.data.std))
             logits = logits.float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing)
             self.optimizer.zero_grad()
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.last_lr = self.schedule.get_last_lr()[0]
+            loss.backward()
+            self.optimizer.step()
             self.schedule.step()
             # the log's loss is plain cross-entropy, comparable whatever the label smoothing
             losses.append(F.cross_entropy(logits.detach(), labels, reduction="sum"))
@@ -124,7 +122,6 @@ class Trainer:
             "log": [vars(earlier) for earlier in log],
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
         }
         return Checkpoint(
             self.model.state_dict(),
@@ -143,25 +140,25 @@ class Trainer:
         state = checkpoint.resume
         if not state:
             raise UserError(f"{path} holds a network but no training to resume")
-        differing = [
-            f"{name} (was {state['settings'].get(name)}, now {value})"
-            for name, value in settings.items()
-            if state["settings"].get(name) != value
-        ]
-        if differing:
-            raise UserError(
-                f"{path} is of another run; it differs in {', '.join(differing)}. Give the same "
-                "flags, or leave out --resume to start anew"
-            )
         try:
+            differing = [
+                f"{name} (was {state['settings'][name]}, now {value})"
+                for name, value in settings.items()
+                if state["settings"][name] != value
+            ]
+            if differing:
+                raise UserError(
+                    f"{path} is of another run; it differs in {', '.join(differing)}. Give the "
+                    "same flags, or leave out --resume to start anew"
+                )
             self.model.load_state_dict(checkpoint.model)
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
-            self.scaler.load_state_dict(state["scaler"])
             return [LogRow(**row) for row in state["log"]]
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{path} does not fit this network: model.py was edited since"
+                f"{path} does not fit this network or program: was model.py edited since? Leave "
+                "out --resume to start anew"
             ) from error
 
 
@@ -180,20 +177,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def autocast_type(device: torch.device) -> torch.dtype | None:
-    """The type to compute in where mixed precision gains speed: on CUDA. None for plain float32."""
-    if device.type != "cuda":
-        return None
-    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if has_bfloat16 else torch.float16
-
-
 def keep_freed_memory() -> None:
     """Has glibc keep what activations free, for the next step to use.
 
     By default it gives blocks above 128 KiB back to the kernel at once, and having their pages
-    zeroed and mapped again takes a quarter of a training step on the CPU. Other C
-    libraries have no such setting, and nothing happens.
+    zeroed and mapped again takes a quarter of a training step on the CPU. Other C libraries have
+    no such setting, and nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
