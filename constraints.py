@@ -131,19 +131,27 @@ class _Recorder(TorchDispatchMode):
             op = func.overloadpacket.__name__
             kernel, stride, dilation, groups = _geometry(op, args)
             fields, jumps = zip(*(self.field_of[id(tensor)] for tensor in inputs), strict=True)
-            rf, jump = max(fields), max(jumps)
-            after = rf + (kernel - 1) * dilation * jump, jump * stride
+            rf_in, jump_in = max(fields), max(jumps)
+            rf_out, jump_out = rf_in + (kernel - 1) * dilation * jump_in, jump_in * stride
             for tensor in outputs:
-                self.field_of[id(tensor)] = after
+                self.field_of[id(tensor)] = rf_out, jump_out
                 self.alive.append(tensor)
-            before, out = inputs[0], outputs[0]
-            if op == "convolution" or "pool" in op or _is_resized(before, out):
-                sizes = _size(before), _size(out)
+            if op == "convolution" or "pool" in op or _is_resized(inputs[0], outputs[0]):
                 self.layers.append(
                     Layer(
-                        self.running_modules[-1],
-                        *(op, kernel, stride, dilation, groups, before.shape[1]),
-                        *(*sizes, rf, after[0], jump, after[1]),
+                        name=self.running_modules[-1],
+                        op=op,
+                        kernel=kernel,
+                        stride=stride,
+                        dilation=dilation,
+                        groups=groups,
+                        in_channels=inputs[0].shape[1],
+                        in_size=_size(inputs[0]),
+                        out_size=_size(outputs[0]),
+                        rf_in=rf_in,
+                        rf_out=rf_out,
+                        jump_in=jump_in,
+                        jump_out=jump_out,
                     )
                 )
         return result
