@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
         help="train on N random images only, for a quick look",
     )
     data.add_argument(
-        "--workers", metavar="N", type=number(int, at_least=0), default=1,
+        "--workers", metavar="N", type=number(int, at_least=0), default=2,
         help="processes that augment; 0 augments in the training process. The result is the same",
     )  # fmt: skip
     recipe = parser.add_argument_group("recipe")

@@ -19,6 +19,7 @@ import artifacts
 import sources
 from data import normalise
 from model import Net
+from train import parse_arguments
 from trainer import Trainer
 
 TIMES = ("seconds", "images_per_second")
@@ -322,6 +323,14 @@ def test_fingerprint_changes_with_the_data(small_npz, small_data, tmp_path):
     changed[5, 5, 5, 1] ^= 1
     other = save_npz(tmp_path / "other.npz", small_data, train_images=changed)
     assert sources.load(str(other)).fingerprint != sources.load(str(small_npz)).fingerprint
+
+
+def test_the_typed_command_spells_out_the_defaults(monkeypatch):
+    parsed = []
+    for flags in ("", "--epochs 25 --batch-size 128 --lr 0.001 --device auto"):
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags.split()])
+        parsed.append(vars(parse_arguments()))
+    assert parsed[0] == parsed[1]
 
 
 def test_help_names_every_flag_with_its_default():
