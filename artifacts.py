@@ -14,12 +14,12 @@ and a crash never costs the file that was there before.
 from __future__ import annotations
 
 import csv
+import io
 import json
-import pickle
 import re
 import shutil
 import tempfile
-import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -92,8 +92,18 @@ class Config:
 
 
 @dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint adds to its network so that training can go on as if never stopped."""
+
+    settings: dict[str, Any]  # of the run; a resume must have the same
+    log: list[dict[str, float]]  # the finished epochs' LogRows
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """All that is needed to use the network, and in last.pt (`resume`) to train it further."""
+    """All that is needed to use the network, and in last.pt to train it further."""
 
     model: dict[str, torch.Tensor]
     width: float
@@ -102,7 +112,7 @@ class Checkpoint:
     std: list[float]
     epoch: int
     test_acc: float
-    resume: dict[str, Any] | None = None
+    training: TrainingState | None = None
 
 
 @contextmanager
@@ -182,27 +192,36 @@ def read_config(out: Path) -> Config:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    training = checkpoint.training and vars(checkpoint.training)
+    buffer = io.BytesIO()  # torch says of a full disk less clearly than write_bytes does
+    torch.save({**vars(checkpoint), "training": training}, buffer)
     with replacing(path) as beside:
-        torch.save(vars(checkpoint), beside)
+        beside.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` on the CPU, without unpickling code; UserError if it is no checkpoint."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign pickles before it refuses them
-            return Checkpoint(**torch.load(existing(path), map_location="cpu", weights_only=True))
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        EOFError,
-        OSError,
-    ) as error:
+        with zipfile.ZipFile(existing(path)) as archive:
+            if archive.testzip():  # torch itself does not look at the checksums
+                raise zipfile.BadZipFile
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        training = content.pop("training")
+        return Checkpoint(**content, training=training and TrainingState(**training))
+    except UserError:
+        raise
+    except Exception as error:  # a broken file can make the unpickler raise anything
         raise UserError(
             f"{path} is no checkpoint of this program, or is damaged; move it away and train anew"
         ) from error
+
+
+def load_weights(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Puts the weights of `checkpoint`, which came from `path`, into `model`."""
+    try:
+        model.load_state_dict(checkpoint.model)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds the weights of another network than this") from error
 
 
 def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> None:

@@ -64,9 +64,10 @@ def number(
     def parse(text: str) -> int | float:
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and at_least <= value and above < value < below):
+            fits = math.isfinite(value) and at_least <= value and above < value < below
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
             raise argparse.ArgumentTypeError(f"needs {wanted}, not {text!r}")
         return value
 

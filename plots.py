@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def write_tiles(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
 
     Tiles that an earlier call left in `folder` are removed.
     """
-    for stale in folder.glob("img_[0-9][0-9]_*.png"):
+    for stale in folder.glob("img_[0-9]*_*.png"):
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
     for index, (image, name) in enumerate(zip(images, names, strict=True)):
@@ -111,7 +110,7 @@ def write_tiles(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, 26, placeholder="...") or name[:26]
+    return name if len(name) <= 26 else f"{name[:23]}..."
 
 
 def _save(figure: Figure, path: Path) -> None:

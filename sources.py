@@ -164,14 +164,18 @@ def to_network_size(image: Image.Image) -> np.ndarray:
 def _load_npz(path: Path) -> ImageData:
     """An .npz file with MedMNIST's keys: grey or RGB images of any size, two classes or more."""
     keys = [f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels")]
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--dataset {path}: {'no .npz file' if path.exists() else 'no such file'}")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             if missing:
                 raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
             arrays = {key: file[key] for key in keys}
-            classes = tuple(map(str, file["classes"].ravel())) if "classes" in file else ()
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            classes = (
+                tuple(file["classes"].astype(str).ravel().tolist()) if "classes" in file else ()
+            )
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         pickled = "pickle" in str(error).lower()
         reason = "holds pickled objects, which are not read" if pickled else f"unreadable: {error}"
         raise UserError(f"--dataset {path}: {reason}") from error

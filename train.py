@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
         "--limit-train",
         metavar="N",
         type=number(int, at_least=1),
-        help="train on N random images only, for a quick look",
+        help="train on N random images only, for a quick look; None for all",
     )
     data.add_argument(
         "--workers", metavar="N", type=number(int, at_least=0), default=2,
@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     recipe.add_argument("--width", metavar="W", type=WIDTH, default=1.0, help="channel multiplier")
     recipe.add_argument(
-        "--seed", metavar="N", type=number(int, at_least=0), default=0,
+        "--seed", metavar="N", type=number(int, at_least=0, below=2**32), default=0,
         help="of initial weights, data order and augmentation",
     )  # fmt: skip
     place = parser.add_argument_group("run")
@@ -113,12 +113,13 @@ def main() -> None:
     trainer = Trainer(model, device, data, args, steps=args.epochs * len(loader))
     print(f"network: {count_parameters(model):,} parameters, on {describe(device)}", flush=True)
 
-    settings = resume_settings(args, data)
     config = describe_run(args, data, model, device)
     log: list[LogRow] = []
     if args.resume:
-        log = trainer.resume(args.out / artifacts.LAST, settings)
-        config = replace(config, started=artifacts.read_config(args.out).started)
+        log = trainer.resume(args.out / artifacts.LAST)
+        artifacts.load_checkpoint(args.out / artifacts.BEST)  # it is needed at the end
+        first = artifacts.read_config(args.out)
+        config = replace(config, started=first.started, command=first.command)
         print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
     elif archived := artifacts.archive_earlier_run(args.out):
         print(f"the run that lay in {args.out} is now in {archived}", flush=True)
@@ -132,9 +133,8 @@ def main() -> None:
             is_best = row.test_acc > max((earlier.test_acc for earlier in log), default=-1)
             if is_best:
                 artifacts.save_checkpoint(args.out / artifacts.BEST, trainer.checkpoint(row))
-            artifacts.save_checkpoint(
-                args.out / artifacts.LAST, trainer.checkpoint(row, settings, [*log, row])
-            )
+            last = trainer.checkpoint(row, [*log, row])
+            artifacts.save_checkpoint(args.out / artifacts.LAST, last)
             log.append(row)
             artifacts.write_log(args.out, log)
             artifacts.write_config(args.out, replace(config, updated=now()))
@@ -144,13 +144,6 @@ def main() -> None:
         print(how_to_resume(args, log), file=sys.stderr)
         sys.exit(130)
     print_summary(args, log)
-
-
-def resume_settings(args: argparse.Namespace, data: ImageData) -> dict:
-    """What has to be the same for a resumed run to be the run."""
-    flags = ("width", "epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "seed")
-    settings = {f"--{flag.replace('_', '-')}": getattr(args, flag) for flag in flags}
-    return settings | {"data set": data.fingerprint, "augmentation": str(AUGMENTATION)}
 
 
 def describe_run(
@@ -185,7 +178,7 @@ def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
     """The confusion matrix of best.pt and every picture of the run."""
     data = trainer.data
     best = artifacts.load_checkpoint(out / artifacts.BEST)
-    trainer.model.load_state_dict(best.model)
+    artifacts.load_weights(trainer.model, best, out / artifacts.BEST)
     _, accuracy, predictions = trainer.evaluate()
     counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
     np.add.at(counts, (data.test_labels, predictions), 1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import math
 import platform
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import artifacts
-from artifacts import Checkpoint, LogRow
+import constraints
+from artifacts import Checkpoint, LogRow, TrainingState
 from cli import UserError
-from data import evaluation_batches, normalise
+from data import AUGMENTATION, batch_seed, evaluation_batches, normalise
 from model import Net
 from sources import ImageData
 
@@ -49,6 +52,8 @@ class Trainer:
 
     def run_epoch(self, epoch: int, loader: DataLoader) -> LogRow:
         """Trains on every batch of `loader` once, then evaluates on the test set."""
+        # for a layer of the user's that draws, dropout say: a resumed run draws the same
+        torch.manual_seed(batch_seed(self.args.seed, epoch, 0))
         (lr,) = self.schedule.get_last_lr()
         start = time.perf_counter()
         train_loss, train_acc = self.train(epoch, loader)
@@ -109,20 +114,29 @@ class Trainer:
         last = self.args.out / artifacts.LAST
         kept = f"{last} still holds epoch {epoch - 1}" if epoch > 1 else "no epoch was finished"
         return UserError(
-            f"the loss became infinite or NaN in epoch {epoch}; {kept}. Try a lower --lr than "
-            f"{self.args.lr:g}, or a larger --batch-size with it"
+            f"the loss became infinite or NaN in epoch {epoch}; {kept}. Try a --lr below "
+            f"{self.args.lr:g} (the learning rate peaks at --lr times --batch-size)"
         )
 
-    def checkpoint(
-        self, row: LogRow, settings: dict | None = None, log: list[LogRow] | None = None
-    ) -> Checkpoint:
-        """The network after `row`'s epoch; given `settings` and `log`, with all a resume needs."""
-        resume = settings and {
-            "settings": settings,
-            "log": [vars(earlier) for earlier in log],
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+    def settings(self) -> dict[str, Any]:
+        """What has to be the same for a resumed run to be the run."""
+        flags = ("width", "epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "seed")
+        network = f"{self.model} {constraints.trace(self.model)}"
+        return {
+            **{f"--{flag.replace('_', '-')}": getattr(self.args, flag) for flag in flags},
+            "network": hashlib.sha256(network.encode()).hexdigest()[:12],
+            "data set": self.data.fingerprint[:12],
+            "augmentation": str(AUGMENTATION),
         }
+
+    def checkpoint(self, row: LogRow, log: list[LogRow] | None = None) -> Checkpoint:
+        """The network after `row`'s epoch; with the `log` so far, all that a resume needs too."""
+        training = log and TrainingState(
+            self.settings(),
+            [vars(earlier) for earlier in log],
+            self.optimizer.state_dict(),
+            self.schedule.state_dict(),
+        )
         return Checkpoint(
             self.model.state_dict(),
             self.args.width,
@@ -131,35 +145,32 @@ class Trainer:
             list(self.data.std),
             row.epoch,
             row.test_acc,
-            resume,
+            training,
         )
 
-    def resume(self, path: Path, settings: dict) -> list[LogRow]:
+    def resume(self, path: Path) -> list[LogRow]:
         """Takes up the state in `path`, if it is of the same run; returns its finished epochs."""
         checkpoint = artifacts.load_checkpoint(path)
-        state = checkpoint.resume
+        state = checkpoint.training
         if not state:
             raise UserError(f"{path} holds a network but no training to resume")
         try:
             differing = [
-                f"{name} (was {state['settings'][name]}, now {value})"
-                for name, value in settings.items()
-                if state["settings"][name] != value
+                f"{name} (was {state.settings[name]}, now {value})"
+                for name, value in self.settings().items()
+                if state.settings[name] != value
             ]
             if differing:
                 raise UserError(
                     f"{path} is of another run; it differs in {', '.join(differing)}. Give the "
                     "same flags, or leave out --resume to start anew"
                 )
-            self.model.load_state_dict(checkpoint.model)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            return [LogRow(**row) for row in state["log"]]
+            artifacts.load_weights(self.model, checkpoint, path)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.schedule.load_state_dict(state.schedule)
+            return [LogRow(**row) for row in state.log]
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path} does not fit this network or program: was model.py edited since? Leave "
-                "out --resume to start anew"
-            ) from error
+            raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
 
 
 def pick_device(name: str) -> torch.device:
@@ -200,7 +211,7 @@ def describe(device: torch.device) -> str:
 
 
 def mean_loss(sums: list[torch.Tensor], labels: np.ndarray) -> float:
-    return torch.stack(sums).double().sum().item() / len(labels)
+    return torch.stack(sums).cpu().double().sum().item() / len(labels)
 
 
 def percent(hits: list[torch.Tensor], labels: np.ndarray) -> float:

@@ -189,7 +189,7 @@ def find_blocks(readme: bytes, path: Path) -> dict[str, tuple[int, int]]:
             raise UserError(f"{path}: {closing.decode()} stands before {opening.decode()}")
     in_order = sorted(spans, key=spans.get)
     for first, second in pairwise(in_order):
-        if spans[second][0] < spans[first][1]:
+        if spans[second][0] <= spans[first][1]:  # a marker lies between, unless they cross
             raise UserError(f"{path}: the blocks {first} and {second} cross")
     return spans
 

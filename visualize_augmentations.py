@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
         "--n", metavar="N", type=number(int, at_least=1, below=101), default=8, help="images"
     )
     parser.add_argument(
-        "--seed", metavar="N", type=number(int, at_least=0), default=0,
+        "--seed", metavar="N", type=number(int, at_least=0, below=2**32), default=0,
         help="of the choice of images and of their augmentation",
     )  # fmt: skip
     parser.add_argument(

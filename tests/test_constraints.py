@@ -31,7 +31,9 @@ def failed(net: nn.Module) -> list[str]:
 
 def test_tally_is_the_design_table():
     layers = constraints.tally(constraints.trace(Net()))
-    assert {x.name: (x.rf_out, x.jump_out) for x in layers} == TALLY
+    assert {x.name: (x.after.rf, x.after.jump) for x in layers} == {
+        name: ((rf, rf), (jump, jump)) for name, (rf, jump) in TALLY.items()
+    }
     assert constraints.receptive_field(layers) == 55
 
 
@@ -54,6 +56,18 @@ def test_receptive_field_is_what_gradients_reach():
 @pytest.mark.parametrize("width", [0.25, 1.0, 1.5])
 def test_every_constraint_holds(width):
     assert failed(Net(width=width)) == []
+
+
+def assert_all_hold(net: nn.Module):
+    assert failed(net) == []
+
+
+def test_edits_that_keep_every_constraint():
+    assert_all_hold(with_excite(Net()))
+    assert_all_hold(with_block("gap", FlattenedMean()))
+    assert_all_hold(with_block("gap", nn.AvgPool2d(4)))
+    assert_all_hold(Rewired(lambda x: x + 0.1 * F.avg_pool2d(x, 3, 1, 1)))
+    assert_all_hold(nested())
 
 
 def with_block(name: str, block: nn.Module) -> Net:
@@ -88,8 +102,58 @@ class Flattened(Net):
         return self.fc(self.c4b(self.c4a(self.c3b(self.c3a(x)))).flatten(1))
 
 
+def halves(x):
+    """(B, C, H, W) -> (B, C, H/2, 2, W/2, 2)."""
+    return x.view(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2)
+
+
+def with_excite(net: Net) -> Net:
+    net.c3a = SqueezeExcite(80, net.c3a)
+    return net
+
+
 def undilated() -> Net:
     return with_block("c4a", DWSeparable(112, 128))
+
+
+class SqueezeExcite(nn.Module):
+    """Scales channels by a small network of their global averages; then `block`."""
+
+    def __init__(self, channels: int, block: nn.Module):
+        super().__init__()
+        self.weights = nn.Linear(channels, channels)
+        self.block = block
+
+    def forward(self, x):
+        return self.block(x * self.weights(x.mean((2, 3))).sigmoid()[:, :, None, None])
+
+
+class FlattenedMean(nn.Module):
+    def forward(self, x):
+        return x.flatten(2).mean(-1)
+
+
+def one_sided() -> Net:
+    """Dilated along the width only: the receptive field stays small along the height."""
+    net = Net()
+    net.c4a.dw = nn.Conv2d(112, 112, (1, 3), padding=(0, 2), dilation=2, groups=112)
+    return net
+
+
+def nested() -> nn.Module:
+    """Net's layers, a level deeper than in Net."""
+    blocks = dict(Net().named_children())
+    gap, fc = blocks.pop("gap"), blocks.pop("fc")
+    features = nn.Sequential()
+    for name, block in blocks.items():
+        features.add_module(name, block)
+    return nn.Sequential(features, gap, nn.Flatten(), fc)
+
+
+def frozen_and_large() -> Net:
+    net = Net(width=1.6)
+    net.c4b.requires_grad_(False)
+    return net
 
 
 STRIDES = "exactly three 3x3 stride-2 convolutions and no other downsampling"
@@ -118,6 +182,23 @@ FIELD = "receptive field over 44"
         (with_block("c2a", DWSeparable(48, 64, dilation=2)), [DILATION]),
         (undilated(), [DILATION, FIELD]),
         (Flattened(), [POOLING]),
+        (with_excite(Flattened()), [POOLING]),
+        (frozen_and_large(), ["under 200,000 parameters"]),
+        (one_sided(), [FIELD]),
+        (with_block("c1c", nn.Conv2d(32, 48, (1, 3), stride=2, padding=(0, 1))), [STRIDES]),
+        (with_block("c1c", ConvBlock(32, 48, stride=(2, 1))), [STRIDES, FIELD]),
+        (Rewired(lambda x: halves(x).amax((3, 5))), ["no max-pooling", STRIDES]),
+        (Rewired(lambda x: halves(x).mean((3, 5))), [STRIDES]),
+        (
+            Rewired(lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2))),
+            ["no max-pooling", STRIDES],
+        ),
+        (
+            Rewired(
+                lambda x: F.conv_transpose2d(x[:, :, ::2, ::2], torch.ones(80, 80, 2, 2), stride=2)
+            ),
+            [STRIDES],
+        ),
         (Net(width=1.6), ["under 200,000 parameters"]),
     ],
 )
@@ -150,9 +231,9 @@ def test_branches_count_once_and_the_larger_field_holds():
             return self.fc(self.gap(x).flatten(1))
 
     layers = {x.name: x for x in constraints.trace(Skip())}
-    assert layers["c2skip"].rf_out == 7
-    assert layers["c2b.dw"].rf_in == 11
-    assert layers["c4b.conv"].rf_out == 55
+    assert layers["c2skip"].after.rf == (7, 7)
+    assert layers["c2b.dw"].before.rf == (11, 11)
+    assert layers["c4b.conv"].after.rf == (55, 55)
 
 
 def test_tracing_leaves_the_network_as_it_was():

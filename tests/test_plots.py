@@ -8,7 +8,7 @@ from PIL import Image
 import artifacts
 import plots
 
-AWKWARD = ["cat | dog", "$x_1$", "<b>", "a name that is far too long to stand over a small image"]
+AWKWARD = ["cat | dog", "$x_1$", "<b>", "Pepper__bell___Bacterial_spot_and_more"]
 
 
 def assert_drawn(path, size):
@@ -69,8 +69,8 @@ def test_wrong_predictions_are_red(tmp_path):
 
 
 def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
-    images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
-    plots.write_tiles(images, ["old"] * 4, tmp_path)
+    images = np.random.default_rng(0).integers(0, 255, (102, 32, 32, 3), dtype=np.uint8)
+    plots.write_tiles(images, ["old"] * 102, tmp_path)
     plots.write_tiles(images[:3], ["cat", "a/b: c", "..."], tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["img_00_cat.png", "img_01_a-b-c.png", "img_02_class.png"]

@@ -1,5 +1,7 @@
 """Every data source, as it should be and broken."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import CLASSES, run_script, save_npz
@@ -76,6 +78,11 @@ def test_npz_without_class_names_numbers_them(small_data, tmp_path):
     assert sources.load(str(path)).classes == ("0", "1", "2")
 
 
+def test_npz_class_names_as_bytes(small_data, tmp_path):
+    path = save_npz(tmp_path / "x.npz", small_data, classes=np.array([b"a", b"b", b"c"]))
+    assert sources.load(str(path)).classes == ("a", "b", "c")
+
+
 LABELS = np.arange(96) % 3
 
 
@@ -119,7 +126,7 @@ def test_npz_with_missing_keys(tmp_path):
         sources.load(str(tmp_path / "x.npz"))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip file", "truncated", "array"])
+@pytest.mark.parametrize("content", [b"", b"<html>error", "truncated", "array"])
 def test_npz_that_is_none(content, small_npz, tmp_path):
     path = tmp_path / "x.npz"
     if content == "array":
@@ -127,7 +134,8 @@ def test_npz_that_is_none(content, small_npz, tmp_path):
             np.save(file, np.zeros(3))
     else:
         path.write_bytes(small_npz.read_bytes()[:5000] if content == "truncated" else content)
-    run_script("train", "--dataset", path, "--out", tmp_path / "out").assert_refused("x.npz")
+    outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
+    outcome.assert_refused("x.npz", "no .npz file")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.npz", "cifar"])
@@ -187,7 +195,9 @@ def test_folder_converts_to_rgb(mode, color, suffix, rgb, tree):
 
 def break_tree(tree, how):
     cat = tree / "train" / "cat"
-    if how == "no test folder":
+    if how == "no train folder":
+        shutil.rmtree(tree / "train")
+    elif how == "no test folder":
         (tree / "test").rename(tree / "tset")
     elif how == "empty class":
         for path in cat.glob("*.png"):
@@ -208,6 +218,7 @@ def break_tree(tree, how):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
+        ("no train folder", ["train/"]),
         ("no test folder", ["test/"]),
         ("empty class", ["cat", "empty"]),
         ("classes differ", ["cat, dog"]),

@@ -2,10 +2,14 @@
 
 import argparse
 import csv
+import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +48,10 @@ def log_without_times(out: Path) -> list[dict]:
 
 
 def assert_same(one, other):
-    """Equality of nested dicts and lists, tensors bit for bit."""
+    """Equality of nested dicts, lists and dataclasses, tensors bit for bit; times aside."""
     assert type(one) is type(other)
+    if is_dataclass(one):
+        one, other = vars(one), vars(other)
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         for key in one.keys() - set(TIMES):
@@ -63,8 +69,7 @@ def assert_same(one, other):
 def assert_same_run(one: Path, other: Path):
     assert log_without_times(one) == log_without_times(other)
     for name in (artifacts.BEST, artifacts.LAST):
-        checkpoints = [vars(artifacts.load_checkpoint(out / name)) for out in (one, other)]
-        assert_same(*checkpoints)
+        assert_same(*(artifacts.load_checkpoint(out / name) for out in (one, other)))
     matrices = [(out / artifacts.CONFUSION_MATRIX).read_bytes() for out in (one, other)]
     assert matrices[0] == matrices[1]
 
@@ -137,18 +142,25 @@ def test_interrupted_and_resumed_is_the_run(small_npz, tmp_path):
     assert artifacts.read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
     command = [sys.executable, "train.py", *map(str, flags), "--out", str(tmp_path / "cut")]
     process = subprocess.Popen(
-        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     while not process.stdout.readline().startswith("epoch  2/12"):
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
     _, err = process.communicate(timeout=60)
     outcome = Outcome(process.returncode, "", err)
     outcome.assert_refused("epochs 1 to", "of 12 are saved", "--resume", status=130)
     finished = len(log_without_times(tmp_path / "cut"))
     assert 2 <= finished < 12
 
-    resumed = run_script("train", *flags, "--out", tmp_path / "cut", "--resume")
+    named = shlex.split(err.split("Go on with: ")[1])
+    assert named[:2] == ["python", "train.py"]
+    resumed = run_script("train", *named[2:])
     assert resumed.status == 0
     assert f"resumed after epoch {finished} of 12" in resumed.out
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
@@ -168,6 +180,8 @@ def test_a_finished_run_resumes_to_itself(small_npz, tmp_path):
         (["--width", 0.5], ["--width (was 1.0, now 0.5)"]),
         (["--lr", 0.01, "--seed", 3], ["--lr (was 0.001, now 0.01)", "--seed (was 0, now 3)"]),
         (["--batch-size", 16], ["--batch-size (was 32, now 16)"]),
+        (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
+        (["--label-smoothing", 0.1], ["--label-smoothing (was 0.0, now 0.1)"]),
         (["--limit-train", 50], ["data set"]),
     ],
 )
@@ -177,11 +191,23 @@ def test_resume_refuses_another_run(flags, words, small_npz, finished_run):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_resume_refuses_a_network_edited_without_changing_a_shape(
+    small_npz, finished_run, monkeypatch
+):
+    def forward(self, images):
+        x = self.c2b(self.c2a(self.c1c(self.c1b(self.c1a(images)))))
+        x = F.avg_pool2d(x, 3, 1, 1)
+        return self.fc(self.gap(self.c4b(self.c4a(self.c3b(self.c3a(x))))).flatten(1))
+
+    monkeypatch.setattr(Net, "forward", forward)
+    train(small_npz, finished_run, "--epochs", 2, "--resume").assert_refused("differs in network")
+
+
 def test_resume_without_a_run(small_npz, tmp_path):
     train(small_npz, tmp_path, "--resume").assert_refused("last.pt", "missing")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "tampered", "best"])
+@pytest.mark.parametrize("damage", ["truncated", "tampered", "settings", "best"])
 def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_path):
     last = tmp_path / "last.pt"
     whole = (finished_run / "last.pt").read_bytes()
@@ -191,10 +217,29 @@ def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_pa
         checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
         del checkpoint["model"]["fc.bias"]
         torch.save(checkpoint, last)
+    elif damage == "settings":
+        checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
+        checkpoint["training"]["settings"] = 3
+        torch.save(checkpoint, last)
     else:  # a checkpoint to use is none to resume from
         last.write_bytes((finished_run / "best.pt").read_bytes())
     outcome = train(small_npz, tmp_path, "--epochs", 2, "--resume")
     outcome.assert_refused("last.pt")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "another network's"])
+def test_resume_with_a_broken_best_pt(damage, small_npz, finished_run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    best = out / "best.pt"
+    if damage == "missing":
+        best.unlink()
+    elif damage == "truncated":
+        best.write_bytes(best.read_bytes()[:-1000])
+    else:
+        checkpoint = torch.load(best, weights_only=True)
+        torch.save({**checkpoint, "model": Net(3, width=0.5).state_dict()}, best)
+    train(small_npz, out, "--epochs", 2, "--resume").assert_refused("best.pt")
 
 
 def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, tmp_path):
@@ -214,7 +259,7 @@ def test_a_refused_command_moves_nothing(small_npz, tmp_path):
 
 def test_a_loss_that_becomes_nan_stops_the_run(small_npz, tmp_path):
     outcome = train(small_npz, tmp_path, "--epochs", 3, "--lr", 1e30)
-    outcome.assert_refused("NaN", "epoch 1", "lower --lr")
+    outcome.assert_refused("NaN", "epoch 1", "--lr below 1e+30")
     assert not (tmp_path / "last.pt").exists()
 
 
@@ -252,6 +297,7 @@ def test_a_nan_later_on_keeps_the_last_good_checkpoint(small_npz, tmp_path, monk
         (["--width", "0"], ["--width"]),
         (["--workers", "-1"], ["--workers"]),
         (["--seed", "-1"], ["--seed"]),
+        (["--seed", "9" * 400], ["--seed"]),
         (["--limit-train", "0"], ["--limit-train"]),
         (["--device", "gpu"], ["--device gpu", "auto, cpu, cuda, cuda:N or mps"]),
         (["--device", "cuda:99"], ["--device cuda:99", "not on this machine"]),
