@@ -26,6 +26,8 @@ AVERAGES = ("mean", "avg_pool2d", "_adaptive_avg_pool2d")  # ATen's names
 
 
 Pair = tuple[int, int]  # of (height, width)
+Geometry = tuple[Pair, Pair, Pair, int]  # kernel, stride, dilation, groups
+PLACE_BY_PLACE = ((1, 1), (1, 1), (1, 1), 1)
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,14 @@ def _tensors(values: Iterable) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _step(op: str, args: tuple, before: Field, source: Tensor, result: Tensor) -> tuple:
-    """The field after `op`, and its (kernel, stride, dilation, groups)."""
+def _step(
+    op: str, args: tuple, before: Field, source: Tensor, result: Tensor
+) -> tuple[Field, Geometry]:
+    """The field after `op`, and the geometry of `op`."""
     geometry = kernel, stride, dilation, _ = _geometry(op, args)
     size = _map_size(before.size, source, result)
     if size == (1, 1) != before.size:
-        return replace(before, size=size, averaged=op in AVERAGES), ((1, 1), (1, 1), (1, 1), 1)
+        return replace(before, size=size, averaged=op in AVERAGES), PLACE_BY_PLACE
     if stride == (1, 1) and size != before.size:  # resized by other means, a slice say
         jump = tuple(
             j * old // new for j, old, new in zip(before.jump, before.size, size, strict=True)
@@ -203,8 +207,8 @@ def _map_size(before: Pair, source: Tensor, result: Tensor) -> Pair:
     return (1, 1) if is_a_vector and reduced and source.numel() > result.numel() else before
 
 
-def _geometry(op: str, args: tuple) -> tuple[Pair, Pair, Pair, int]:
-    """kernel, stride, dilation and groups, from ATen's positional arguments."""
+def _geometry(op: str, args: tuple) -> Geometry:
+    """The geometry of an operation, from ATen's positional arguments."""
     if op == "convolution":  # input, weight, bias, stride, padding, dilation, transposed, _, groups
         stride = (1, 1) if args[6] else tuple(args[3])
         return tuple(args[1].shape[2:]), stride, tuple(args[5]), args[8]
@@ -213,7 +217,7 @@ def _geometry(op: str, args: tuple) -> tuple[Pair, Pair, Pair, int]:
         stride = _pair(args[2]) if len(args) > 2 and args[2] else kernel
         dilation = _pair(args[4]) if op.startswith("max") and len(args) > 4 else (1, 1)
         return kernel, stride, dilation, 1
-    return (1, 1), (1, 1), (1, 1), 1
+    return PLACE_BY_PLACE
 
 
 def _pair(sizes: list[int]) -> Pair:
