@@ -25,13 +25,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
+
+from cli import UserError
 
 import numpy as np
 import pandas as pd
 import torch
-
-from cli import UserError
 
 TRAIN_LOG = Path("train_log.csv")
 CONFIG = Path("config.json")
@@ -48,6 +48,7 @@ TEST_TILES = PLOTS / "test_samples"
 AUGMENTED_TILES = PLOTS / "augmented_samples"
 AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py's, no part of a run
 ARCHIVE = Path("archive")
+TILES = 8  # in each of the two folders, or as many as there are images
 
 RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX)
 RUN_PICTURES = (
@@ -174,7 +175,8 @@ def read_log(out: Path) -> pd.DataFrame:
     missing = [name for name in columns if name not in log]
     if missing:
         raise UserError(f"{out / TRAIN_LOG} has no column {', '.join(missing)}")
-    if log.empty or not all(pd.api.types.is_numeric_dtype(log[name]) for name in columns):
+    numeric = all(pd.api.types.is_numeric_dtype(log[name]) for name in columns)
+    if log.empty or not numeric or log[columns].isna().to_numpy().any():
         raise UserError(f"{out / TRAIN_LOG} has no epochs, or something else than numbers in them")
     return log
 
@@ -186,7 +188,11 @@ def write_config(out: Path, config: Config) -> None:
 
 def read_config(out: Path) -> Config:
     try:
-        return Config(**json.loads(existing(out / CONFIG).read_text("utf-8")))
+        config = Config(**json.loads(existing(out / CONFIG).read_text("utf-8")))
+        for name, hint in get_type_hints(Config).items():
+            if not isinstance(getattr(config, name), get_origin(hint) or hint):
+                raise ValueError(f"{name} is {getattr(config, name)!r}")
+        return config
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{out / CONFIG} is unreadable: {error}") from error
 

@@ -7,10 +7,22 @@ for a bad flag, 1 for anything else, 130 for Ctrl-C, never a traceback.
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+
+def _end_quietly_if_interrupted(kind, error, trace) -> None:
+    if issubclass(kind, KeyboardInterrupt):  # while a script still imports what it needs
+        print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _end_quietly_if_interrupted
 
 
 class UserError(Exception):
@@ -77,11 +89,19 @@ def number(
 def run(main: Callable[[], None]) -> None:
     """Runs a script's `main` and turns what the user should hear of into one line and a status."""
     script = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a console without some letter still shows the rest
     try:
         main()
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:  # a full disk, a folder that is gone or not ours
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(1)

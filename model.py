@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import sys
 
+from cli import Parser, number, run
+
 import torchinfo
 from torch import Tensor, nn
-
-from cli import Parser, number, run
 
 IMAGE_SIZE = 32
 WIDTH = number(float, above=0, below=100)  # what --width accepts

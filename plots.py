@@ -17,7 +17,6 @@ DPI = 100
 ZOOM = 4  # of a 32x32 image in a grid
 TILE_ZOOM = 6
 GRID_IMAGES = 32  # in a grid of samples
-TILES = 8
 TRAIN_COLOR, TEST_COLOR = "tab:gray", "tab:blue"
 RIGHT_COLOR, WRONG_COLOR = "black", "tab:red"
 ANNOTATED_CLASSES = 15  # with more, the numbers in a confusion matrix no longer fit

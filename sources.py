@@ -11,11 +11,12 @@ import hashlib
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+
+from cli import UserError
 
 import cv2
 import numpy as np
@@ -25,7 +26,6 @@ from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 import download
-from cli import UserError
 from model import IMAGE_SIZE
 
 
@@ -165,20 +165,27 @@ def _load_npz(path: Path) -> ImageData:
     """An .npz file with MedMNIST's keys: grey or RGB images of any size, two classes or more."""
     keys = [f"{split}_{kind}" for split in ("train", "test") for kind in ("images", "labels")]
     if not zipfile.is_zipfile(path):
-        raise UserError(f"--dataset {path}: {'no .npz file' if path.exists() else 'no such file'}")
+        reason = "no .npz file, or a damaged one" if path.exists() else "no such file"
+        raise UserError(f"--dataset {path}: {reason}")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
-            if missing:
-                raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
-            arrays = {key: file[key] for key in keys}
-            classes = (
-                tuple(file["classes"].astype(str).ravel().tolist()) if "classes" in file else ()
-            )
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = {key: file[key] for key in (*keys, "classes") if key in file}
+    except Exception as error:  # a broken file can make numpy and zlib raise anything
         pickled = "pickle" in str(error).lower()
         reason = "holds pickled objects, which are not read" if pickled else f"unreadable: {error}"
         raise UserError(f"--dataset {path}: {reason}") from error
+    if missing:
+        raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"--dataset {path}: {key} is no array")
+    classes = arrays.pop("classes", np.array([], str))
+    if classes.dtype.kind not in "USiu":
+        raise UserError(f"--dataset {path}: classes are {classes.dtype}; needs names")
+    if classes.dtype.kind == "S":
+        classes = np.char.decode(classes, "utf-8", "replace")
+    classes = tuple(classes.astype(str).ravel().tolist())
     for split in ("train", "test"):
         images, labels = f"{split}_images", f"{split}_labels"
         arrays[images] = _network_images(arrays[images], f"--dataset {path}: {images}")

@@ -19,6 +19,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from cli import Parser, UserError, add_data_flags, number, run
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -27,7 +29,6 @@ import artifacts
 import plots
 import sources
 from artifacts import Config, LogRow
-from cli import Parser, UserError, add_data_flags, number, run
 from data import AUGMENTATION, train_loader
 from model import WIDTH, Net, count_parameters
 from sources import ImageData
@@ -42,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
         "--limit-train",
         metavar="N",
         type=number(int, at_least=1),
-        help="train on N random images only, for a quick look; None for all",
+        help="train on N random images only, for a quick look",
     )
     data.add_argument(
         "--workers", metavar="N", type=number(int, at_least=0), default=2,
@@ -96,6 +97,9 @@ def main() -> None:
     keep_freed_memory()
     device = pick_device(args.device)
     artifacts.check_writable(args.out)
+
+    if args.resume and not (args.out / artifacts.LAST).exists():
+        raise UserError(f"{args.out / artifacts.LAST} is missing: leave out --resume to start anew")
 
     data = sources.load(args.dataset, args.data_dir, args.limit_train)
     print_data(data)
@@ -191,7 +195,7 @@ def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
     shown = np.random.default_rng(0).permutation(len(data.test_labels))[: plots.GRID_IMAGES]
     images, true = data.test_images[shown], names[data.test_labels[shown]]
     plots.draw_predictions(images, true, names[predictions[shown]], out / artifacts.TEST_GRID)
-    n = plots.TILES
+    n = artifacts.TILES
     plots.write_tiles(images[:n], true[:n], out / artifacts.TEST_TILES)
 
     loader.sampler.epoch = 1

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cli import UserError
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,6 @@ from tqdm import tqdm
 import artifacts
 import constraints
 from artifacts import Checkpoint, LogRow, TrainingState
-from cli import UserError
 from data import AUGMENTATION, batch_seed, evaluation_batches, normalise
 from model import Net
 from sources import ImageData

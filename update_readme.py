@@ -18,11 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
+from cli import Parser, UserError, run
+
 import artifacts
 import constraints
 from artifacts import Config
-from cli import Parser, UserError, run
-from model import Net, count_parameters, summary_text
+from model import WIDTH, Net, count_parameters, summary_text
 
 BLOCKS = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF", "MODEL_SUMMARY")
 
@@ -69,12 +70,23 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
         UserError: a file of the run is missing or broken.
     """
     config = artifacts.read_config(results)
-    net = Net(len(config.classes), float(config.flags.get("width", 1.0)))
     link = Linker(results, readme_folder)
+    for name in (artifacts.BEST, artifacts.CONFUSION_MATRIX):
+        artifacts.existing(results / name)
+    try:
+        width = WIDTH(str(config.flags["width"]))
+        drawn = min(artifacts.TILES, int(config.flags["batch_size"]))
+    except (LookupError, TypeError, ValueError, argparse.ArgumentTypeError) as error:
+        raise UserError(f"{results / artifacts.CONFIG}: unusable flags: {error}") from error
+    tiles = {
+        "Test images": link.tiles(artifacts.TEST_TILES, min(artifacts.TILES, config.test_images)),
+        "Training images, augmented": link.tiles(artifacts.AUGMENTED_TILES, drawn),
+    }
+    net = Net(len(config.classes), width)
     return {
         "RESULTS": results_table(results, config),
         "PLOTS": plot_table(link),
-        "TILE_GALLERY": tile_gallery(link),
+        "TILE_GALLERY": tile_gallery(link, tiles),
         "VISUALIZATION": visualization(link),
         "RF": constraints.tally_markdown(net),
         "MODEL_SUMMARY": model_summary(net),
@@ -94,11 +106,13 @@ class Linker:
         size = f' width="{width}"' if width else ""
         return f'<img src="{url}" alt="{html.escape(alt)}"{size}>'
 
-    def tiles(self, folder: Path) -> list[tuple[str, str]]:
-        """(class name, `<img>`) of each tile in `folder`, in order; UserError if there is none."""
+    def tiles(self, folder: Path, count: int) -> list[tuple[str, str]]:
+        """(class name, `<img>`) of each tile in `folder`, in order; UserError if some are gone."""
         names = sorted(path.name for path in (self.results / folder).glob("img_*.png"))
-        if not names:
-            raise UserError(f"{self.results / folder} has no tiles; train.py writes them")
+        if len(names) < count:
+            raise UserError(
+                f"{self.results / folder} has {len(names)} tiles of {count}; train.py writes them"
+            )
         return [(name[7:-4], self(folder / name, name[7:-4], 96)) for name in names]
 
 
@@ -137,13 +151,10 @@ def plot_table(link: Linker) -> str:
     return f"{accuracy} {loss}\n\n{confusion}"
 
 
-def tile_gallery(link: Linker) -> str:
+def tile_gallery(link: Linker, tiles: dict[str, list[tuple[str, str]]]) -> str:
     tables = []
-    for title, folder in (
-        ("Test images", artifacts.TEST_TILES),
-        ("Training images, augmented", artifacts.AUGMENTED_TILES),
-    ):
-        names, images = zip(*link.tiles(folder), strict=True)
+    for title, row in tiles.items():
+        names, images = zip(*row, strict=True)
         rule = "|".join([":---:"] * len(names))
         tables.append(f"{title}:\n\n|{'|'.join(names)}|\n|{rule}|\n|{'|'.join(images)}|")
     grids = (

@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cli import Parser, add_data_flags, number, run
+
 import numpy as np
 
 import artifacts
 import plots
 import sources
-from cli import Parser, add_data_flags, number, run
 from data import AugmentedBatches
 
 VERSIONS = 7  # augmented versions beside each original

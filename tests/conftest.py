@@ -12,10 +12,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: for batches this small, threads only wait
 
+import cli
+
 import numpy as np
 import pytest
 
-import cli
 from sources import ImageData
 
 REPO = Path(__file__).parent.parent

@@ -4,6 +4,8 @@ import pickle
 import shutil
 from dataclasses import fields, replace
 
+from cli import UserError
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ from conftest import CLASSES
 
 import artifacts
 from artifacts import Checkpoint, LogRow
-from cli import UserError
 
 ROW = LogRow(1, 1.25, 50.5, 1.5, 49.75, 1.2e-07, 60.5, 850.25)
 

@@ -8,6 +8,8 @@ import tarfile
 import threading
 import time
 
+from cli import UserError
+
 import numpy as np
 import pytest
 from conftest import run_script
@@ -15,7 +17,6 @@ from torchvision.datasets import CIFAR10
 
 import download
 import sources
-from cli import UserError
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -1,6 +1,9 @@
 """Every data source, as it should be and broken."""
 
 import shutil
+import zipfile
+
+from cli import UserError
 
 import numpy as np
 import pytest
@@ -8,7 +11,6 @@ from conftest import CLASSES, run_script, save_npz
 from PIL import Image
 
 import sources
-from cli import UserError
 
 
 def test_digits():
@@ -118,6 +120,17 @@ def test_npz_labels_with_a_gap_are_refused_without_class_names(small_data, tmp_p
     np.savez(tmp_path / "x.npz", **{**arrays, "train_labels": small_data.train_labels * 2})
     with pytest.raises(UserError, match="go up to 4 but none is 1"):
         sources.load(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("member", ["train_images", "classes"])
+def test_npz_member_that_is_no_array(member, small_npz, tmp_path):
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(small_npz) as whole, zipfile.ZipFile(path, "w") as file:
+        for name in whole.namelist():
+            junk = name == f"{member}.npy"
+            file.writestr(name, b"junk" if junk else whole.read(name))
+    outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
+    outcome.assert_refused("x.npz", f"{member} is no array")
 
 
 def test_npz_with_missing_keys(tmp_path):

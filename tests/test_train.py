@@ -364,6 +364,17 @@ def test_the_readmes_first_command_in_short(tmp_path):
     assert len(lines) == 4
 
 
+def test_ctrl_c_while_the_libraries_are_imported():
+    code = (
+        "import signal, sys; sys.argv = ['train.py']; "
+        "sys.meta_path.insert(0, type('Slow', (), {'find_spec': lambda name, *_: "
+        "signal.raise_signal(signal.SIGINT) if name == 'torch' else None})); import train"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.stderr == "train.py: stopped\n"
+    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+
+
 def test_fingerprint_changes_with_the_data(small_npz, small_data, tmp_path):
     changed = small_data.train_images.copy()
     changed[5, 5, 5, 1] ^= 1

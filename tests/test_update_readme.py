@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+from cli import UserError
+
 import pytest
 from conftest import run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
 import artifacts
-from cli import UserError
 from update_readme import BLOCKS, find_blocks, inject
 
 PATH = Path("README.md")
@@ -187,6 +188,8 @@ def test_names_with_markup_stay_text_in_the_table(repo):
         artifacts.CONFIG,
         artifacts.ACCURACY_CURVES,
         artifacts.CONFUSION_PLOT,
+        artifacts.CONFUSION_MATRIX,
+        artifacts.BEST,
         artifacts.TEST_TILES,
         artifacts.AUGMENTED_GRID,
     ],
@@ -195,6 +198,31 @@ def test_a_missing_results_file_is_named(name, repo):
     path = repo / "my results#1" / name
     path.rename(repo / "away")
     update(repo).assert_refused(str(path))
+    assert (repo / "docs" / "README.md").read_bytes() == README
+
+
+def test_a_missing_tile_is_told(repo):
+    next((repo / "my results#1" / artifacts.TEST_TILES).iterdir()).unlink()
+    update(repo).assert_refused("test_samples", "7 tiles of 8")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"width": 1.0', '"width": "x"'),
+        ('"width": 1.0', '"width": null'),
+        ('"width": 1.0', '"width": NaN'),
+        ('"parameters": 8', '"parameters": "a8'),
+        ('"device": "', '"device": 3, "was": "'),
+        ('"dataset": "small",\n  "finger', '"dataset": null,\n  "finger'),
+    ],
+)
+def test_a_config_with_wrong_values_is_named(before, after, repo):
+    path = repo / "my results#1" / "config.json"
+    text = path.read_text("utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), "utf-8")
+    update(repo).assert_refused("config.json")
     assert (repo / "docs" / "README.md").read_bytes() == README
 
 
