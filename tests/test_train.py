@@ -23,7 +23,6 @@ import artifacts
 import sources
 from data import normalise
 from model import Net
-from train import parse_arguments
 from trainer import Trainer
 
 TIMES = ("seconds", "images_per_second")
@@ -280,34 +279,6 @@ def test_a_nan_later_on_keeps_the_last_good_checkpoint(small_npz, tmp_path, monk
     assert len(log_without_times(tmp_path)) == 2
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--epoch", "3"], ["--epoch"]),
-        (["--max-pool"], ["--max-pool"]),
-        (["--epochs", "0"], ["--epochs", "at least 1", "'0'"]),
-        (["--epochs", "2.5"], ["--epochs"]),
-        (["--batch-size", "0"], ["--batch-size"]),
-        (["--lr", "-0.1"], ["--lr", "above 0"]),
-        (["--lr", "nan"], ["--lr"]),
-        (["--lr", "inf"], ["--lr"]),
-        (["--lr", "fast"], ["--lr", "'fast'"]),
-        (["--weight-decay", "-1"], ["--weight-decay"]),
-        (["--label-smoothing", "1"], ["--label-smoothing", "below 1"]),
-        (["--width", "0"], ["--width"]),
-        (["--workers", "-1"], ["--workers"]),
-        (["--seed", "-1"], ["--seed"]),
-        (["--seed", "9" * 400], ["--seed"]),
-        (["--limit-train", "0"], ["--limit-train"]),
-        (["--device", "gpu"], ["--device gpu", "auto, cpu, cuda, cuda:N or mps"]),
-        (["--device", "cuda:99"], ["--device cuda:99", "not on this machine"]),
-        (["--device", "cpu:1"], ["--device cpu:1"]),
-    ],
-)
-def test_bad_flags(flags, words, tmp_path):
-    run_script("train", "--out", tmp_path / "out", *flags).assert_refused(*words, status=2)
-
-
 def test_out_that_cannot_be_written(small_npz, tmp_path):
     (tmp_path / "file").write_text("in the way")
     train(small_npz, tmp_path / "file" / "out").assert_refused("--out", "cannot be written")
@@ -364,50 +335,8 @@ def test_the_readmes_first_command_in_short(tmp_path):
     assert len(lines) == 4
 
 
-def test_ctrl_c_while_the_libraries_are_imported():
-    code = (
-        "import signal, sys; sys.argv = ['train.py']; "
-        "sys.meta_path.insert(0, type('Slow', (), {'find_spec': lambda name, *_: "
-        "signal.raise_signal(signal.SIGINT) if name == 'torch' else None})); import train"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert done.stderr == "train.py: stopped\n"
-    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
-
-
 def test_fingerprint_changes_with_the_data(small_npz, small_data, tmp_path):
     changed = small_data.train_images.copy()
     changed[5, 5, 5, 1] ^= 1
     other = save_npz(tmp_path / "other.npz", small_data, train_images=changed)
     assert sources.load(str(other)).fingerprint != sources.load(str(small_npz)).fingerprint
-
-
-def test_the_typed_command_spells_out_the_defaults(monkeypatch):
-    parsed = []
-    for flags in ("", "--epochs 25 --batch-size 128 --lr 0.001 --device auto"):
-        monkeypatch.setattr(sys, "argv", ["train.py", *flags.split()])
-        parsed.append(vars(parse_arguments()))
-    assert parsed[0] == parsed[1]
-
-
-def test_help_names_every_flag_with_its_default():
-    out = run_script("train", "--help").out
-    for flag in [
-        "--dataset",
-        "--data-dir",
-        "--epochs",
-        "--batch-size",
-        "--lr",
-        "--weight-decay",
-        "--label-smoothing",
-        "--width",
-        "--device",
-        "--workers",
-        "--seed",
-        "--out",
-        "--resume",
-        "--limit-train",
-    ]:
-        assert flag in out
-    assert "default: 25" in out
-    assert "default: 0.001" in out
