@@ -5,6 +5,7 @@
     last.pt                 a `Checkpoint` to resume from
     best.pt                 a `Checkpoint` to use: the epoch of the best test accuracy
     confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
+    bench.csv               what bench.py measured, the columns of `BenchRow`
     plots/                  pictures
 
 Every file is written beside its place and then moved over it: a reader never sees half a file,
@@ -25,19 +26,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from cli import UserError
 
-import numpy as np
-import pandas as pd
-import torch
+if TYPE_CHECKING:  # the functions that use them import them: scripts check their flags first
+    import numpy as np
+    import pandas as pd
+    import torch
 
 TRAIN_LOG = Path("train_log.csv")
 CONFIG = Path("config.json")
 LAST = Path("last.pt")
 BEST = Path("best.pt")
 CONFUSION_MATRIX = Path("confusion_matrix.csv")
+BENCH = Path("bench.csv")  # bench.py's, no part of a run
 PLOTS = Path("plots")
 ACCURACY_CURVES = PLOTS / "acc_curves.png"
 LOSS_CURVES = PLOTS / "loss_curves.png"
@@ -93,6 +96,21 @@ class Config:
 
 
 @dataclass(frozen=True)
+class BenchRow:
+    """How fast one way of training is: medians over rounds, and the slowest and fastest round."""
+
+    mode: str
+    images_per_second: float
+    slowest: float
+    fastest: float
+    share_of_ceiling: float
+    ratio_to_plain: float
+    peak_memory_mb: float  # of the training process, its workers not counted
+    device: str
+    command: str
+
+
+@dataclass(frozen=True)
 class TrainingState:
     """What a checkpoint adds to its network so that training can go on as if never stopped."""
 
@@ -100,6 +118,7 @@ class TrainingState:
     log: list[dict[str, float]]  # the finished epochs' LogRows
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
+    scaler: dict[str, Any]  # of float16 gradients; empty where there are none
 
 
 @dataclass(frozen=True)
@@ -147,11 +166,22 @@ def archive_earlier_run(out: Path) -> Path | None:
     except UserError:
         oldest = min((out / name).stat().st_mtime for name in present)
         started = datetime.fromtimestamp(oldest).strftime("%Y-%m-%dT%H-%M-%S")
-    folder, copies = out / ARCHIVE / started, 1
+    return _archive(out, (*RUN_FILES, *RUN_PICTURES), started)
+
+
+def archive_earlier_bench(out: Path) -> None:
+    """Moves the measurement that lies in `out`, if one does, to archive/<its time>/ there."""
+    if (out / BENCH).exists():
+        measured = datetime.fromtimestamp((out / BENCH).stat().st_mtime)
+        _archive(out, (BENCH,), measured.strftime("%Y-%m-%dT%H-%M-%S"))
+
+
+def _archive(out: Path, names: Sequence[Path], folder_name: str) -> Path:
+    folder, copies = out / ARCHIVE / folder_name, 1
     while folder.exists():
         copies += 1
-        folder = out / ARCHIVE / f"{started}-{copies}"
-    for name in (*RUN_FILES, *RUN_PICTURES):
+        folder = out / ARCHIVE / f"{folder_name}-{copies}"
+    for name in names:
         if (out / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(out / name, folder / name)
@@ -159,26 +189,47 @@ def archive_earlier_run(out: Path) -> Path | None:
 
 
 def write_log(out: Path, rows: Sequence[LogRow]) -> None:
-    with replacing(out / TRAIN_LOG) as path, path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(LogRow))
-        writer.writerows(asdict(row).values() for row in rows)
+    _write_table(out / TRAIN_LOG, LogRow, rows)
 
 
 def read_log(out: Path) -> pd.DataFrame:
     """The epochs of a run, at least one, with the columns of `LogRow`."""
-    columns = [field.name for field in fields(LogRow)]
+    return _read_table(out / TRAIN_LOG, LogRow)
+
+
+def write_bench(out: Path, rows: Sequence[BenchRow]) -> None:
+    _write_table(out / BENCH, BenchRow, rows)
+
+
+def read_bench(out: Path) -> pd.DataFrame:
+    """What bench.py measured, with the columns of `BenchRow`."""
+    return _read_table(out / BENCH, BenchRow)
+
+
+def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    with replacing(path) as beside, beside.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(kind))
+        writer.writerows(asdict(row).values() for row in rows)
+
+
+def _read_table(path: Path, kind: type) -> pd.DataFrame:
+    """A CSV file of rows of the dataclass `kind`; UserError unless every number is one."""
+    import pandas as pd
+
+    hints = get_type_hints(kind)
     try:
-        log = pd.read_csv(existing(out / TRAIN_LOG))
+        table = pd.read_csv(existing(path))
     except (ValueError, OSError) as error:
-        raise UserError(f"{out / TRAIN_LOG} is unreadable: {error}") from error
-    missing = [name for name in columns if name not in log]
+        raise UserError(f"{path} is unreadable: {error}") from error
+    missing = [name for name in hints if name not in table]
     if missing:
-        raise UserError(f"{out / TRAIN_LOG} has no column {', '.join(missing)}")
-    numeric = all(pd.api.types.is_numeric_dtype(log[name]) for name in columns)
-    if log.empty or not numeric or log[columns].isna().to_numpy().any():
-        raise UserError(f"{out / TRAIN_LOG} has no epochs, or something else than numbers in them")
-    return log
+        raise UserError(f"{path} has no column {', '.join(missing)}")
+    numbers = table[[name for name, hint in hints.items() if hint is not str]]
+    numeric = all(pd.api.types.is_numeric_dtype(dtype) for dtype in numbers.dtypes)
+    if table.empty or not numeric or numbers.isna().to_numpy().any():
+        raise UserError(f"{path} has no rows, or something else than numbers in them")
+    return table
 
 
 def write_config(out: Path, config: Config) -> None:
@@ -198,6 +249,8 @@ def read_config(out: Path) -> Config:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    import torch
+
     training = checkpoint.training and vars(checkpoint.training)
     buffer = io.BytesIO()  # torch says of a full disk less clearly than write_bytes does
     torch.save({**vars(checkpoint), "training": training}, buffer)
@@ -207,6 +260,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` on the CPU, without unpickling code; UserError if it is no checkpoint."""
+    import torch
+
     try:
         with zipfile.ZipFile(existing(path)) as archive:
             if archive.testzip():  # torch itself does not look at the checksums
@@ -232,6 +287,8 @@ def load_weights(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> 
 
 def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
     """`counts` (classes, classes): rows true, columns predicted."""
+    import pandas as pd
+
     table = pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=list(classes))
     with replacing(out / CONFUSION_MATRIX) as path:
         table.to_csv(path, lineterminator="\n")
@@ -239,6 +296,8 @@ def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> No
 
 def read_confusion(out: Path) -> pd.DataFrame:
     """What `write_confusion` wrote: class names as index and columns."""
+    import pandas as pd
+
     return pd.read_csv(existing(out / CONFUSION_MATRIX), index_col=0)
 
 

@@ -2,6 +2,9 @@
 
 A user's mistake is one line on stderr that says what is wrong and what to do: exit status 2
 for a bad flag, 1 for anything else, 130 for Ctrl-C, never a traceback.
+
+Scripts parse their flags before they import torch and Albumentations, which takes seconds, so
+that --help and a typo are answered at once. Hence nothing slow is imported here.
 """
 
 from __future__ import annotations
@@ -10,9 +13,15 @@ import argparse
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from recipe import AUGMENTERS, Recipe
+
+Result = TypeVar("Result")
 
 
 def _end_quietly_if_interrupted(kind, error, trace) -> None:
@@ -52,6 +61,7 @@ def add_data_flags(group) -> None:
     group.add_argument(
         "--dataset",
         metavar="SOURCE",
+        type=image_source,
         default="cifar10",
         help="cifar10 (found in --data-dir or downloaded there); digits (scikit-learn's, needs no "
         "network); an .npz file with MedMNIST's keys; or a folder with train/CLASS/* and "
@@ -60,6 +70,56 @@ def add_data_flags(group) -> None:
     group.add_argument(
         "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="where CIFAR-10 lies"
     )
+
+
+def add_augment_flag(group) -> None:
+    group.add_argument(
+        "--augment", choices=AUGMENTERS, default=Recipe.augment,
+        help="where images are augmented: by Albumentations in worker processes, or whole batches "
+        "at a time on the training device",
+    )  # fmt: skip
+
+
+def add_device_flag(group) -> None:
+    group.add_argument(
+        "--device", type=device_name, default="auto",
+        help="cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU",
+    )  # fmt: skip
+
+
+def add_workers_flag(group) -> None:
+    group.add_argument(
+        "--workers", metavar="N", type=worker_count, default="auto",
+        help="processes that run Albumentations; 0 runs it in the training process. The result is "
+        "the same",
+    )  # fmt: skip
+
+
+def image_source(text: str) -> str:
+    """An argparse type: what --dataset can be, as far as a look at the disk tells."""
+    path = Path(text)
+    if text in ("cifar10", "digits") or path.is_dir() or (path.suffix == ".npz" and path.exists()):
+        return text
+    if path.suffix == ".npz":
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    raise argparse.ArgumentTypeError(
+        f"{text} is neither cifar10 nor digits, nor an .npz file or a folder here"
+    )
+
+
+def device_name(text: str) -> str:
+    """An argparse type: a device by name; whether it is on this machine is found out later."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"use auto, cpu, cuda, cuda:N or mps, not {text!r}")
+    return text
+
+
+def worker_count(text: str) -> str | int:
+    """An argparse type: "auto" or a whole number."""
+    try:
+        return text if text == "auto" else number(int, at_least=0)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or auto") from None
 
 
 def number(
@@ -86,8 +146,11 @@ def number(
     return parse
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a script's `main` and turns what the user should hear of into one line and a status."""
+WIDTH = number(float, above=0, below=100)  # an argparse type: a channel multiplier
+
+
+def run(main: Callable[[], Result]) -> Result:
+    """Calls `main` and turns what the user should hear of into one line and an exit status."""
     script = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -95,7 +158,7 @@ def run(main: Callable[[], None]) -> None:
                 errors="replace"
             )  # a console without some letter still shows the rest
     try:
-        main()
+        return main()
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(error.status)

@@ -1,45 +1,52 @@
-"""How images become batches: augmentation by Albumentations, and the loaders.
+"""How images become batches, augmented anew in every epoch, on the device that trains.
 
     data = sources.load("cifar10", Path("data"))
-    loader = train_loader(data, batch_size=128, seed=0, workers=2)
-    loader.sampler.epoch = 1
-    for images, labels in loader:                 # uint8 (B, 3, 32, 32), int64 (B,)
-        images = normalise(images.to(device), data.mean, data.std)
+    batches = training_batches(data, Recipe(), torch.device("cpu"), workers="auto")
+    normalise = Normalise(data.mean, data.std)
+    for images, labels in batches.epoch(1):       # uint8 (B, 3, 32, 32), int64 (B,)
+        images = normalise(images)                # float32
 
-Augmentation is a pure function of (seed, epoch, batch number): neither the number of workers
-nor a resume changes what an image looks like in epoch 7.
+Augmentation and order are a pure function of (seed, epoch, batch number): neither the number of
+workers nor a resume changes what an image looks like in epoch 7.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import warnings
 from collections.abc import Iterator
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions at import
-
-import albumentations as A
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+import augment
+from recipe import Recipe
 from sources import ImageData
 
-cv2.setNumThreads(1)  # here, so that spawned workers, which import this file, obey it as well
 
-# The one definition of the augmentation; the hole is filled with the training mean.
-AUGMENTATION = {
-    "flip_p": 0.5,
-    "affine_p": 0.5,
-    "shift_limit": 0.0625,  # of the image's side
-    "scale_limit": 0.1,
-    "rotate_limit": 15,  # degrees
-    "hole_p": 0.5,
-    "hole_size": 8,  # pixels
-}
+def training_batches(
+    data: ImageData, recipe: Recipe, device: torch.device, workers: int | str
+) -> HostBatches | DeviceBatches:
+    """The training set as the recipe augments it; `workers` are a number or "auto"."""
+    if recipe.augment == "device":
+        return DeviceBatches(data, recipe, device)
+    return HostBatches(data, recipe, device, worker_count(workers, device))
+
+
+def worker_count(workers: int | str, device: torch.device) -> int:
+    """How many worker processes --workers means.
+
+    On the CPU two workers keep up with a training step on any number of cores; an accelerator
+    can use what all cores can augment. On a single core a worker only adds overhead.
+    """
+    if workers != "auto":
+        return int(workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if cores == 1:
+        return 0
+    return min(2, cores) if device.type == "cpu" else min(16, cores)
 
 
 def batch_seed(seed: int, epoch: int, number: int) -> int:
@@ -47,27 +54,39 @@ def batch_seed(seed: int, epoch: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, number]).generate_state(1)[0])
 
 
-def build_pipeline(mean: tuple[float, ...]) -> A.Compose:
-    """The training augmentation for uint8 (32, 32, 3) images; `mean` (0..1) fills the hole."""
-    a = AUGMENTATION
-    with warnings.catch_warnings():
-        # Albumentations advises Affine; ShiftScaleRotate is what the assignment names.
-        warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
-        affine = A.ShiftScaleRotate(
-            shift_limit=a["shift_limit"],
-            scale_limit=a["scale_limit"],
-            rotate_limit=a["rotate_limit"],
-            border_mode=cv2.BORDER_REFLECT_101,
-            p=a["affine_p"],
+def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+    """What draws an epoch; the order of its images comes first."""
+    return np.random.default_rng([seed, epoch])
+
+
+class HostBatches:
+    """Batches that Albumentations augments in worker processes."""
+
+    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, workers: int):
+        self.device = device
+        on_cuda = device.type == "cuda"
+        self.loader = DataLoader(
+            AugmentedBatches(data, recipe.seed),
+            sampler=EpochBatches(len(data.train_labels), recipe.batch_size, recipe.seed),
+            batch_size=None,  # an item is a batch already
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_cuda,
+            prefetch_factor=(4 if on_cuda else 2) if workers else None,
+            worker_init_fn=_leave_interrupts_to_the_parent,
         )
-    hole = A.CoarseDropout(
-        num_holes_range=(1, 1),
-        hole_height_range=(a["hole_size"], a["hole_size"]),
-        hole_width_range=(a["hole_size"], a["hole_size"]),
-        fill=tuple(255 * m for m in mean),
-        p=a["hole_p"],
-    )
-    return A.Compose([A.HorizontalFlip(p=a["flip_p"]), affine, hole])
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
+        self.loader.sampler.epoch = epoch
+        for images, labels in self.loader:
+            yield (
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
 
 
 class EpochBatches(Sampler):
@@ -81,7 +100,7 @@ class EpochBatches(Sampler):
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        order = epoch_rng(self.seed, self.epoch).permutation(self.size)
         for number in range(len(self)):
             start = number * self.batch_size
             yield self.epoch, number, order[start : start + self.batch_size]
@@ -96,44 +115,65 @@ class AugmentedBatches(Dataset):
 
     def __init__(self, data: ImageData, seed: int):
         self.images, self.labels = data.train_images, data.train_labels
-        self.pipeline = build_pipeline(data.mean)
+        self.pipeline = augment.build_pipeline(data.mean)
         self.seed = seed
 
     def __getitem__(self, item: tuple[int, int, np.ndarray]) -> tuple[Tensor, Tensor]:
         epoch, number, indices = item
         self.pipeline.set_random_seed(batch_seed(self.seed, epoch, number))
         images = np.stack([self.pipeline(image=self.images[i])["image"] for i in indices])
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(self.labels[indices])
-
-
-def train_loader(
-    data: ImageData, batch_size: int, seed: int, workers: int, pin_memory: bool = False
-) -> DataLoader:
-    """Augmented batches of the epoch that `loader.sampler.epoch` says; the last may be smaller."""
-    return DataLoader(
-        AugmentedBatches(data, seed),
-        sampler=EpochBatches(len(data.train_labels), batch_size, seed),
-        batch_size=None,  # an item is a batch already
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_interrupts_to_the_parent,
-    )
+        return as_tensor(images), torch.from_numpy(self.labels[indices])
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def evaluation_batches(data: ImageData, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-    """The test set in order, unaugmented: uint8 (B, 3, 32, 32) in channels-last, int64 (B,)."""
-    images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2)
-    yield from zip(
-        images.split(batch_size), torch.from_numpy(data.test_labels).split(batch_size), strict=True
-    )
+class DeviceBatches:
+    """Batches that the training device augments, from a data set that lies on it as uint8.
+
+    What is drawn for an epoch goes to the device before its first batch, and nothing after that.
+    """
+
+    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device):
+        self.images = as_tensor(data.train_images).to(device)
+        self.labels = torch.from_numpy(data.train_labels).to(device)
+        self.fill = torch.tensor(augment.hole_fill(data.mean), device=device)
+        self.recipe = recipe
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.recipe.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
+        count, size = len(self.labels), self.images.shape[-1]
+        rng = epoch_rng(self.recipe.seed, epoch)
+        order = rng.permutation(count)
+        draws = augment.draw(rng, count, size)
+        drawn = (order, augment.sampling_matrices(draws, size), draws.hole)
+        on_device = [torch.from_numpy(array).to(self.images.device) for array in drawn]
+        parts = [tensor.split(self.recipe.batch_size) for tensor in on_device]
+        for chosen, matrices, holes in zip(*parts, strict=True):
+            images = augment.apply(self.images[chosen], matrices, holes, self.fill)
+            yield images, self.labels[chosen]
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 of mean 0 and standard deviation 1 over the training set."""
-    mean_, std_ = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (mean, std))
-    return (images / 255 - mean_) / std_.clamp(min=1e-6)
+def as_tensor(images: np.ndarray) -> Tensor:
+    """Images (N, H, W, C) as PyTorch wants them, (N, C, H, W) in channels-last; not copied."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+class Normalise(nn.Module):
+    """uint8 (B, 3, H, W) -> float32 of mean 0 and standard deviation 1 over the training set.
+
+    `mean` and `std` are the training set's, 0..1, per channel.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        std_ = torch.tensor(std).clamp(min=1e-6)
+        self.register_buffer("scale", (1 / (255 * std_)).view(3, 1, 1))
+        self.register_buffer("shift", (-torch.tensor(mean) / std_).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images, self.scale)  # in one pass over the batch

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import sys
 
-from cli import Parser, number, run
+from cli import WIDTH, Parser, run
 
 import torchinfo
 from torch import Tensor, nn
 
 IMAGE_SIZE = 32
-WIDTH = number(float, above=0, below=100)  # what --width accepts
 
 
 class ConvBlock(nn.Sequential):

@@ -2,6 +2,7 @@
 
     python train.py                                                        # CIFAR-10, 25 epochs
     python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto  # the same, spelt out
+    python train.py --augment device --compile                             # made for a GPU
     python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
     python train.py --resume                                # goes on where the run was stopped
 
@@ -15,24 +16,25 @@ import importlib.metadata
 import platform
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from cli import Parser, UserError, add_data_flags, number, run
-
-import numpy as np
-import torch
-from torch.utils.data import DataLoader
+from cli import (
+    WIDTH,
+    Parser,
+    UserError,
+    add_augment_flag,
+    add_data_flags,
+    add_device_flag,
+    add_workers_flag,
+    number,
+    run,
+)
 
 import artifacts
-import plots
-import sources
 from artifacts import Config, LogRow
-from data import AUGMENTATION, train_loader
-from model import WIDTH, Net, count_parameters
-from sources import ImageData
-from trainer import Trainer, describe, keep_freed_memory, pick_device
+from recipe import Recipe
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,43 +47,43 @@ def parse_arguments() -> argparse.Namespace:
         type=number(int, at_least=1),
         help="train on N random images only, for a quick look",
     )
-    data.add_argument(
-        "--workers", metavar="N", type=number(int, at_least=0), default=2,
-        help="processes that augment; 0 augments in the training process. The result is the same",
-    )  # fmt: skip
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
-        "--epochs", metavar="N", type=number(int, at_least=1), default=25,
+        "--epochs", metavar="N", type=number(int, at_least=1), default=Recipe.epochs,
         help="passes over the training images",
     )  # fmt: skip
     recipe.add_argument(
-        "--batch-size", metavar="N", type=number(int, at_least=1), default=128,
+        "--batch-size", metavar="N", type=number(int, at_least=1), default=Recipe.batch_size,
         help="images a step; an epoch's last batch may be smaller",
     )  # fmt: skip
     recipe.add_argument(
-        "--lr", metavar="LR", type=number(float, above=0), default=0.001,
+        "--lr", metavar="LR", type=number(float, above=0), default=Recipe.lr,
         help="learning rate per image of a batch: SGD's one-cycle schedule peaks at LR x batch "
         "size, so that another batch size needs no other LR",
     )  # fmt: skip
     recipe.add_argument(
-        "--weight-decay", metavar="WD", type=number(float, at_least=0), default=5e-4,
-        help="L2 penalty on all parameters",
+        "--weight-decay", metavar="WD", type=number(float, at_least=0),
+        default=Recipe.weight_decay, help="L2 penalty on all parameters",
     )  # fmt: skip
     recipe.add_argument(
-        "--label-smoothing", metavar="S", type=number(float, at_least=0, below=1), default=0.0,
-        help="share of the target that goes to all classes alike",
+        "--label-smoothing", metavar="S", type=number(float, at_least=0, below=1),
+        default=Recipe.label_smoothing, help="share of the target that goes to all classes alike",
     )  # fmt: skip
-    recipe.add_argument("--width", metavar="W", type=WIDTH, default=1.0, help="channel multiplier")
     recipe.add_argument(
-        "--seed", metavar="N", type=number(int, at_least=0, below=2**32), default=0,
+        "--width", metavar="W", type=WIDTH, default=Recipe.width, help="channel multiplier"
+    )
+    add_augment_flag(recipe)
+    recipe.add_argument(
+        "--seed", metavar="N", type=number(int, at_least=0, below=2**32), default=Recipe.seed,
         help="of initial weights, data order and augmentation",
     )  # fmt: skip
     place = parser.add_argument_group("run")
+    add_device_flag(place)
+    add_workers_flag(place)
     place.add_argument(
-        "--device",
-        default="auto",
-        help="cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU",
-    )
+        "--compile", action="store_true",
+        help="have torch.compile make the steps faster, after a minute or so of compiling",
+    )  # fmt: skip
     place.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("results"),
         help="where the run is kept; one that lies there already moves to DIR/archive/",
@@ -89,32 +91,46 @@ def parse_arguments() -> argparse.Namespace:
     place.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, under the same flags"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    artifacts.check_writable(args.out)
+    if args.resume and not (args.out / artifacts.LAST).exists():
+        raise UserError(f"{args.out / artifacts.LAST} is missing: leave out --resume to start anew")
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_arguments)  # main does it again: mistakes are told before these slow imports
+
+import numpy as np
+import torch
+
+import plots
+import sources
+from augment import AUGMENTATION
+from data import DeviceBatches, HostBatches, training_batches
+from model import Net, count_parameters
+from sources import ImageData
+from trainer import Trainer, describe, keep_freed_memory, pick_device
 
 
 def main() -> None:
     args = parse_arguments()
+    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
     keep_freed_memory()
     device = pick_device(args.device)
-    artifacts.check_writable(args.out)
-
-    if args.resume and not (args.out / artifacts.LAST).exists():
-        raise UserError(f"{args.out / artifacts.LAST} is missing: leave out --resume to start anew")
 
     data = sources.load(args.dataset, args.data_dir, args.limit_train)
     print_data(data)
-    if args.batch_size > len(data.train_labels):
+    if recipe.batch_size > len(data.train_labels):
         raise UserError(
-            f"--batch-size {args.batch_size} is above the {len(data.train_labels)} training "
+            f"--batch-size {recipe.batch_size} is above the {len(data.train_labels)} training "
             "images; use a smaller one"
         )
-    loader = train_loader(
-        data, args.batch_size, args.seed, args.workers, pin_memory=device.type == "cuda"
-    )
+    batches = training_batches(data, recipe, device, args.workers)
 
-    torch.manual_seed(args.seed)
-    model = Net(len(data.classes), args.width).to(device, memory_format=torch.channels_last)
-    trainer = Trainer(model, device, data, args, steps=args.epochs * len(loader))
+    torch.manual_seed(recipe.seed)
+    model = Net(len(data.classes), recipe.width).to(device, memory_format=torch.channels_last)
+    trainer = Trainer(model, device, data, recipe, recipe.epochs * len(batches), args.compile)
     print(f"network: {count_parameters(model):,} parameters, on {describe(device)}", flush=True)
 
     config = describe_run(args, data, model, device)
@@ -124,16 +140,15 @@ def main() -> None:
         artifacts.load_checkpoint(args.out / artifacts.BEST)  # it is needed at the end
         first = artifacts.read_config(args.out)
         config = replace(config, started=first.started, command=first.command)
-        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
+        print(f"resumed after epoch {len(log)} of {recipe.epochs}", flush=True)
     elif archived := artifacts.archive_earlier_run(args.out):
         print(f"the run that lay in {args.out} is now in {archived}", flush=True)
     artifacts.write_config(args.out, config)
     artifacts.write_log(args.out, log)
 
     try:
-        for epoch in range(len(log) + 1, args.epochs + 1):
-            loader.sampler.epoch = epoch
-            row = trainer.run_epoch(epoch, loader)
+        for epoch in range(len(log) + 1, recipe.epochs + 1):
+            row = trainer.run_epoch(epoch, batches)
             is_best = row.test_acc > max((earlier.test_acc for earlier in log), default=-1)
             if is_best:
                 artifacts.save_checkpoint(args.out / artifacts.BEST, trainer.checkpoint(row))
@@ -142,8 +157,8 @@ def main() -> None:
             log.append(row)
             artifacts.write_log(args.out, log)
             artifacts.write_config(args.out, replace(config, updated=now()))
-            print_epoch(row, args.epochs, is_best)
-        draw_results(args.out, trainer, loader)
+            print_epoch(row, recipe.epochs, is_best)
+        draw_results(args.out, trainer, batches)
     except KeyboardInterrupt:
         print(how_to_resume(args, log), file=sys.stderr)
         sys.exit(130)
@@ -178,7 +193,7 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
+def draw_results(out: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
     """The confusion matrix of best.pt and every picture of the run."""
     data = trainer.data
     best = artifacts.load_checkpoint(out / artifacts.BEST)
@@ -198,10 +213,9 @@ def draw_results(out: Path, trainer: Trainer, loader: DataLoader) -> None:
     n = artifacts.TILES
     plots.write_tiles(images[:n], true[:n], out / artifacts.TEST_TILES)
 
-    loader.sampler.epoch = 1
-    batch, labels = loader.dataset[next(iter(loader.sampler))]
-    images = batch[: plots.GRID_IMAGES].permute(0, 2, 3, 1).numpy()
-    shown_as = names[labels[: plots.GRID_IMAGES].numpy()]
+    batch, labels = next(batches.epoch(1))
+    images = batch[: plots.GRID_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
+    shown_as = names[labels[: plots.GRID_IMAGES].cpu().numpy()]
     caption = "The first training images of epoch 1, augmented, as the network saw them"
     plots.draw_grid(images, shown_as, 8, caption, out / artifacts.AUGMENTED_GRID)
     plots.write_tiles(images[:n], shown_as[:n], out / artifacts.AUGMENTED_TILES)

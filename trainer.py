@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import hashlib
 import math
 import platform
-import re
 import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +18,83 @@ from cli import UserError
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import artifacts
 import constraints
 from artifacts import Checkpoint, LogRow, TrainingState
-from data import AUGMENTATION, batch_seed, evaluation_batches, normalise
+from augment import AUGMENTATION
+from data import DeviceBatches, HostBatches, Normalise, as_tensor, batch_seed
 from model import Net
+from recipe import Recipe
 from sources import ImageData
+
+EVALUATION_BATCH = 500  # more is no faster on a CPU
 
 
 class Trainer:
-    """A network in training: its optimizer and schedule, an epoch at a time."""
+    """A network in training: its optimizer and schedule, an epoch at a time.
+
+    Args:
+        model: on `device`, in channels-last.
+        data: where the test set and the pixels' mean and standard deviation come from.
+        steps: of the whole run; the learning rate's cycle is that long.
+        compiled: whether torch.compile makes the training step's network faster.
+    """
 
     def __init__(
         self,
         model: Net,
         device: torch.device,
         data: ImageData,
-        args: argparse.Namespace,
+        recipe: Recipe,
         steps: int,
+        compiled: bool = False,
     ):
-        self.model, self.device, self.data, self.args = model, device, data, args
-        peak = args.lr * args.batch_size
+        self.model, self.device, self.data, self.recipe = model, device, data, recipe
+        peak = recipe.lr * recipe.batch_size
         self.optimizer = torch.optim.SGD(
-            model.parameters(), peak, momentum=0.9, nesterov=True, weight_decay=args.weight_decay
+            model.parameters(),
+            peak,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.schedule = OneCycleLR(self.optimizer, peak, total_steps=steps, cycle_momentum=False)
-        self.has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (
-            8,
-            0,
-        )
+        self.precision = training_precision(device)
+        # float16's gradients underflow unless they are scaled; for other types this does nothing
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
 
-    def run_epoch(self, epoch: int, loader: DataLoader) -> LogRow:
-        """Trains on every batch of `loader` once, then evaluates on the test set."""
+        self.normalise = Normalise(data.mean, data.std).to(device)
+        self.test_images = as_tensor(data.test_images).to(device)
+        self.test_labels = torch.from_numpy(data.test_labels).to(device)
+        self.logits = self._logits
+        if compiled:
+            mode = "reduce-overhead" if device.type == "cuda" else None  # that is CUDA graphs
+            self.logits = torch.compile(self._logits, mode=mode, dynamic=False)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.model(self.normalise(images))
+
+    def run_epoch(self, epoch: int, batches: HostBatches | DeviceBatches) -> LogRow:
+        """Trains on every training image once, then evaluates on the test set."""
         # for a layer of the user's that draws, dropout say: a resumed run draws the same
-        torch.manual_seed(batch_seed(self.args.seed, epoch, 0))
+        torch.manual_seed(batch_seed(self.recipe.seed, epoch, 0))
         (lr,) = self.schedule.get_last_lr()
         start = time.perf_counter()
-        train_loss, train_acc = self.train(epoch, loader)
+        bar = tqdm(
+            batches.epoch(epoch),
+            f"epoch {epoch}/{self.recipe.epochs}",
+            total=len(batches),
+            disable=None,
+            leave=False,
+        )
+        train_loss, train_acc = self.train(bar)
         trained = time.perf_counter()
         test_loss, test_acc, _ = self.evaluate()
-        if not math.isfinite(test_loss):
-            raise self.divergence(epoch)
         figures = {
             "train_loss": train_loss,
             "train_acc": train_acc,
@@ -71,60 +104,60 @@ class Trainer:
             "seconds": time.perf_counter() - start,
             "images_per_second": len(self.data.train_labels) / (trained - start),
         }
+        if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
+            raise self.divergence(epoch)
         return LogRow(epoch, **{name: float(f"{value:.8g}") for name, value in figures.items()})
 
-    def train(self, epoch: int, loader: DataLoader) -> tuple[float, float]:
-        """One epoch's mean cross-entropy and accuracy (%) on the augmented images it trained on."""
+    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+        """A step on each batch; mean cross-entropy and accuracy (%) on what it trained on."""
         self.model.train()
-        losses, hits = [], []
-        bar = tqdm(loader, f"epoch {epoch}/{self.args.epochs}", disable=None, leave=False)
-        for step, (images, labels) in enumerate(bar):
-            images = images.to(self.device, non_blocking=True)
-            labels = labels.to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.has_bfloat16):
-                logits = self.model(normalise(images, self.data.mean, self.data.std))
-            logits = logits.float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.schedule.step()
-            # the log's loss is plain cross-entropy, comparable whatever the label smoothing
-            losses.append(F.cross_entropy(logits.detach(), labels, reduction="sum"))
-            hits.append((logits.argmax(1) == labels).sum())
-            if step % 50 == 0 and not losses[-1].isfinite():
-                raise self.divergence(epoch)
-        return mean_loss(losses, self.data.train_labels), percent(hits, self.data.train_labels)
+        tally = Tally()
+        for images, labels in batches:
+            tally.add(self.step(images, labels), labels)
+        return tally.mean_loss(), tally.percent()
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Takes one optimizer step; returns the batch's logits (B, classes) from before it."""
+        with torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        ):
+            logits = self.logits(images)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        return logits.detach()
 
     @torch.inference_mode()
     def evaluate(self) -> tuple[float, float, np.ndarray]:
         """Mean cross-entropy, accuracy (%) and predictions int64 (N,) on the test set."""
         self.model.eval()
-        losses, hits, predictions = [], [], []
-        for images, labels in evaluation_batches(self.data):
-            images, labels = images.to(self.device), labels.to(self.device)
-            logits = self.model(normalise(images, self.data.mean, self.data.std))
+        tally, predictions = Tally(), []
+        batches = (part.split(EVALUATION_BATCH) for part in (self.test_images, self.test_labels))
+        for images, labels in zip(*batches, strict=True):
+            logits = self._logits(images)
+            tally.add(logits, labels)
             predictions.append(logits.argmax(1))
-            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-            hits.append((predictions[-1] == labels).sum())
-        labels = self.data.test_labels
-        predicted = torch.cat(predictions).cpu().numpy()
-        return mean_loss(losses, labels), percent(hits, labels), predicted
+        return tally.mean_loss(), tally.percent(), torch.cat(predictions).cpu().numpy()
 
     def divergence(self, epoch: int) -> UserError:
-        last = self.args.out / artifacts.LAST
-        kept = f"{last} still holds epoch {epoch - 1}" if epoch > 1 else "no epoch was finished"
+        kept = f"{artifacts.LAST} still holds epoch {epoch - 1}"
         return UserError(
-            f"the loss became infinite or NaN in epoch {epoch}; {kept}. Try a --lr below "
-            f"{self.args.lr:g} (the learning rate peaks at --lr times --batch-size)"
+            f"the loss became infinite or NaN in epoch {epoch}; "
+            f"{kept if epoch > 1 else 'no epoch was finished'}. Try a --lr below "
+            f"{self.recipe.lr:g} (the learning rate peaks at --lr times --batch-size)"
         )
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What has to be the same for a resumed run to be the run."""
-        flags = ("width", "epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "seed")
+        flags = {f"--{k.replace('_', '-')}": value for k, value in asdict(self.recipe).items()}
         network = f"{self.model} {constraints.trace(self.model)}"
         return {
-            **{f"--{flag.replace('_', '-')}": getattr(self.args, flag) for flag in flags},
+            **flags,
             "network": hashlib.sha256(network.encode()).hexdigest()[:12],
             "data set": self.data.fingerprint[:12],
             "augmentation": str(AUGMENTATION),
@@ -133,14 +166,15 @@ class Trainer:
     def checkpoint(self, row: LogRow, log: list[LogRow] | None = None) -> Checkpoint:
         """The network after `row`'s epoch; with the `log` so far, all that a resume needs too."""
         training = log and TrainingState(
-            self.settings(),
+            self.settings,
             [vars(earlier) for earlier in log],
             self.optimizer.state_dict(),
             self.schedule.state_dict(),
+            self.scaler.state_dict(),
         )
         return Checkpoint(
             self.model.state_dict(),
-            self.args.width,
+            self.recipe.width,
             list(self.data.classes),
             list(self.data.mean),
             list(self.data.std),
@@ -158,7 +192,7 @@ class Trainer:
         try:
             differing = [
                 f"{name} (was {state.settings[name]}, now {value})"
-                for name, value in self.settings().items()
+                for name, value in self.settings.items()
                 if state.settings[name] != value
             ]
             if differing:
@@ -169,9 +203,20 @@ class Trainer:
             artifacts.load_weights(self.model, checkpoint, path)
             self.optimizer.load_state_dict(state.optimizer)
             self.schedule.load_state_dict(state.schedule)
+            if state.scaler and self.scaler.is_enabled():
+                self.scaler.load_state_dict(state.scaler)
             return [LogRow(**row) for row in state.log]
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
+
+
+def training_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA from Ampere on, float16 on older CUDA; elsewhere float32, which is faster
+    there for a network of this size."""
+    if device.type != "cuda":
+        return torch.float32
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
 def pick_device(name: str) -> torch.device:
@@ -179,14 +224,11 @@ def pick_device(name: str) -> torch.device:
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    match = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", name)
-    if not match:
-        raise UserError(f"--device {name}: use auto, cpu, cuda, cuda:N or mps", status=2)
-    kind, index = match.groups()
-    if int(index or 0) >= available[kind]:
+    device = torch.device(name)
+    if (device.index or 0) >= available[device.type]:
         here = ", ".join(kind for kind, count in available.items() if count)
         raise UserError(f"--device {name} is not on this machine; there is {here}", status=2)
-    return torch.device(name)
+    return device
 
 
 def keep_freed_memory() -> None:
@@ -211,9 +253,24 @@ def describe(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def mean_loss(sums: list[torch.Tensor], labels: np.ndarray) -> float:
-    return torch.stack(sums).cpu().double().sum().item() / len(labels)
+class Tally:
+    """Cross-entropy and hits over batches, summed on their device: nothing waits for it before
+    the sums are asked for."""
 
+    def __init__(self):
+        self.losses: list[Tensor] = []
+        self.hits: list[Tensor] = []
+        self.images = 0
 
-def percent(hits: list[torch.Tensor], labels: np.ndarray) -> float:
-    return 100 * torch.stack(hits).sum().item() / len(labels)
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Logits (B, classes), labels int64 (B,). The loss is plain, comparable whatever the
+        label smoothing."""
+        self.losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        self.hits.append((logits.argmax(1) == labels).sum())
+        self.images += len(labels)
+
+    def mean_loss(self) -> float:
+        return torch.stack(self.losses).cpu().double().sum().item() / self.images
+
+    def percent(self) -> float:
+        return 100 * torch.stack(self.hits).sum().item() / self.images

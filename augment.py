@@ -1,0 +1,131 @@
+"""The one definition of the augmentation, and its two makers.
+
+`build_pipeline` makes Albumentations' pipeline for one image at a time on the host. `draw` and
+`apply` do the same to whole batches of tensors, on any device: same distributions, flips and
+holes the same to the pixel, and an affine part that rounds to within one grey level of OpenCV's.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import NamedTuple
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions at import
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+cv2.setNumThreads(1)  # here, so that spawned workers, which import this file, obey it as well
+
+AUGMENTATION = {
+    "flip_p": 0.5,
+    "affine_p": 0.5,
+    "shift_limit": 0.0625,  # of the image's side
+    "scale_limit": 0.1,
+    "rotate_limit": 15,  # degrees
+    "hole_p": 0.5,
+    "hole_size": 8,  # pixels
+}
+# Beyond the image's edge its mirror image goes on, the outermost pixels not repeated.
+OPENCV_BORDER, TORCH_BORDER = cv2.BORDER_REFLECT_101, "reflection"
+
+
+def hole_fill(mean: tuple[float, ...]) -> tuple[int, ...]:
+    """The RGB value, 0 to 255, that fills a hole: the training images' `mean` (0..1)."""
+    return tuple(int(255 * m) for m in mean)
+
+
+def build_pipeline(mean: tuple[float, ...]) -> A.Compose:
+    """The augmentation by Albumentations, for uint8 (H, W, 3) images of the given mean (0..1)."""
+    a = AUGMENTATION
+    with warnings.catch_warnings():
+        # Albumentations advises Affine; ShiftScaleRotate is what the assignment names.
+        warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
+        affine = A.ShiftScaleRotate(
+            shift_limit=a["shift_limit"],
+            scale_limit=a["scale_limit"],
+            rotate_limit=a["rotate_limit"],
+            border_mode=OPENCV_BORDER,
+            p=a["affine_p"],
+        )
+    hole = A.CoarseDropout(
+        num_holes_range=(1, 1),
+        hole_height_range=(a["hole_size"], a["hole_size"]),
+        hole_width_range=(a["hole_size"], a["hole_size"]),
+        fill=hole_fill(mean),
+        p=a["hole_p"],
+    )
+    return A.Compose([A.HorizontalFlip(p=a["flip_p"]), affine, hole])
+
+
+class Draws(NamedTuple):
+    """What is done to each of N images, as Albumentations would draw it; pairs are x, y."""
+
+    flip: np.ndarray  # bool (N,)
+    rotation: np.ndarray  # (N,) degrees; 0 without the affine part
+    scale: np.ndarray  # (N, 2); 1 without the affine part
+    shift: np.ndarray  # (N, 2) whole pixels; 0 without the affine part
+    hole: np.ndarray  # (N, 2) its upper left pixel; beyond the image without a hole
+
+
+def draw(rng: np.random.Generator, count: int, size: int) -> Draws:
+    """Draws the augmentation of `count` images of `size` x `size` pixels."""
+    a = AUGMENTATION
+    moved = rng.random(count) < a["affine_p"]
+    pierced = rng.random(count) < a["hole_p"]
+    limit = a["shift_limit"] * size
+    shift = np.trunc(rng.uniform(-limit, limit, (count, 2)))  # Albumentations truncates as well
+    return Draws(
+        flip=rng.random(count) < a["flip_p"],
+        rotation=moved * rng.uniform(-a["rotate_limit"], a["rotate_limit"], count),
+        scale=1 + moved[:, None] * rng.uniform(-a["scale_limit"], a["scale_limit"], (count, 2)),
+        shift=moved[:, None] * shift,
+        hole=np.where(
+            pierced[:, None], rng.integers(0, size - a["hole_size"] + 1, (count, 2)), size
+        ),
+    )
+
+
+def sampling_matrices(draws: Draws, size: int) -> np.ndarray:
+    """Where each pixel of the result comes from: float32 (N, 2, 3), for `F.affine_grid`.
+
+    Albumentations flips, scales, rotates (counterclockwise on the screen) and shifts, about the
+    image's centre; this is the inverse, in coordinates that are -1 and 1 at the centres of the
+    outermost pixels.
+    """
+    angle = np.deg2rad(draws.rotation)
+    cos, sin = np.cos(angle), np.sin(angle)
+    linear = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    linear /= draws.scale[:, :, None]
+    linear[:, 0] *= np.where(draws.flip, -1, 1)[:, None]
+    offset = -linear @ (draws.shift[:, :, None] / ((size - 1) / 2))
+    return np.concatenate([linear, offset], -1).astype(np.float32)
+
+
+def apply(images: Tensor, matrices: Tensor, holes: Tensor, fill: Tensor) -> Tensor:
+    """Augments a batch, on the device that all of the arguments are on.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        matrices: float32 (B, 2, 3), from `sampling_matrices`.
+        holes: (B, 2), `Draws.hole`.
+        fill: (C,), the value of a hole, 0 to 255.
+
+    Returns:
+        uint8 (B, C, H, W) in channels-last.
+    """
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=True)
+    # grid_sample takes twice the time on the CPU for channels-last
+    floats = images.to(torch.float32, memory_format=torch.contiguous_format)
+    moved = F.grid_sample(floats, grid, padding_mode=TORCH_BORDER, align_corners=True)
+    height, width = images.shape[2:]
+    pixels = torch.arange(max(height, width), device=images.device)
+    inside = (pixels >= holes[..., None]) & (pixels < holes[..., None] + AUGMENTATION["hole_size"])
+    pierced = inside[:, 0, None, None, :width] & inside[:, 1, None, :height, None]
+    result = torch.where(pierced, fill.float().view(-1, 1, 1), moved.round())
+    return result.to(torch.uint8, memory_format=torch.channels_last)

@@ -1,0 +1,413 @@
+"""Measures how fast training is, and how far from as fast as it could be.
+
+    python bench.py                    # some minutes on two CPU cores; writes results/bench.csv
+    python bench.py --quick            # under a minute, and noisier
+    python bench.py --device cuda --compile
+    python bench.py --profile          # where the time of a training step goes
+
+Every mode lives in a process of its own, as in a run of its own: how memory is allocated and how
+much of it is used belong to a process. They take turns, one at a time, so that a machine that is
+slow for a while is slow for all; the figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+from pathlib import Path
+
+from cli import (
+    Parser,
+    UserError,
+    add_data_flags,
+    add_device_flag,
+    add_workers_flag,
+    number,
+    run,
+)
+
+import artifacts
+from artifacts import BenchRow
+from recipe import Recipe
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser("Measure the speed of training; see README.md.")
+    add_data_flags(parser)
+    parser.add_argument(
+        "--batch-size", metavar="N", type=number(int, at_least=1), default=Recipe.batch_size,
+        help="images a step",
+    )  # fmt: skip
+    add_device_flag(parser)
+    add_workers_flag(parser)
+    parser.add_argument("--compile", action="store_true", help="use torch.compile, as train.py")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where a step's time goes, and nothing else"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("results"), help="where bench.csv goes"
+    )
+    args = parser.parse_args()
+    artifacts.check_writable(args.out)
+    return args
+
+
+if __name__ == "__main__":
+    run(parse_arguments)  # main does it again: mistakes are told before these slow imports
+
+import contextlib
+import multiprocessing
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, repeat
+
+import albumentations as A
+import numpy as np
+import torch
+import torch.nn.functional as F
+from albumentations.pytorch import ToTensorV2
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from tqdm import tqdm
+
+import sources
+from augment import AUGMENTATION, build_pipeline, hole_fill
+from data import DeviceBatches, training_batches, worker_count
+from model import Net
+from sources import ImageData
+from trainer import Trainer, describe, keep_freed_memory, pick_device
+
+CEILING, PLAIN = "ceiling", "plain"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all modes share."""
+
+    data: ImageData | None  # each process loads it for itself
+    recipe: Recipe
+    device: torch.device
+    workers: int
+    compiled: bool
+    start_method: str  # of this platform's processes
+
+    def trainer(self) -> Trainer:
+        model = Net(len(self.data.classes)).to(self.device, memory_format=torch.channels_last)
+        steps = 1_000_000  # longer than any measurement
+        return Trainer(model, self.device, self.data, self.recipe, steps, self.compiled)
+
+
+Batch = tuple[Tensor, Tensor]
+Runner = Callable[[int], object]  # takes so many training steps
+
+
+def ceiling(setup: Setup) -> Runner:
+    """The training step alone, on one batch that stays on the device."""
+    keep_freed_memory()
+    trainer = setup.trainer()
+    batch = next(DeviceBatches(setup.data, setup.recipe, setup.device).epoch(1))
+    return lambda steps: trainer.train(repeat(batch, steps))
+
+
+def loader_alone(setup: Setup) -> Runner:
+    """Albumentations' batches, brought to the device and thrown away."""
+    keep_freed_memory()
+    batches = all_epochs(setup)
+
+    def run_steps(steps: int) -> None:
+        for _ in islice(batches, steps):
+            pass
+
+    return run_steps
+
+
+def albumentations(setup: Setup) -> Runner:
+    """`train.py --augment albumentations`"""
+    keep_freed_memory()
+    trainer, batches = setup.trainer(), all_epochs(setup)
+    return lambda steps: trainer.train(islice(batches, steps))
+
+
+def device(setup: Setup) -> Runner:
+    """`train.py --augment device`"""
+    return albumentations(replace(setup, recipe=replace(setup.recipe, augment="device")))
+
+
+def plain(setup: Setup) -> Runner:
+    """A straightforward script: float32 NCHW, Albumentations image by image."""
+    pipeline = A.Compose(
+        [
+            *build_pipeline(setup.data.mean).transforms,
+            A.Normalize(setup.data.mean, setup.data.std),
+            ToTensorV2(),
+        ]
+    )
+    return plain_loop(setup, plain_batches(setup, partial(augmented_by, pipeline)))
+
+
+def augmented_by(pipeline: A.Compose, image: np.ndarray) -> Tensor:
+    return pipeline(image=image)["image"]
+
+
+def plain_torchvision(setup: Setup) -> Runner:
+    """The same with torchvision's transforms, about as strong."""
+    a = AUGMENTATION
+    shift, scale = a["shift_limit"], a["scale_limit"]
+    affine = transforms.RandomAffine(
+        a["rotate_limit"], translate=(shift, shift), scale=(1 - scale, 1 + scale)
+    )
+    hole_area = (a["hole_size"] / setup.data.train_images.shape[1]) ** 2
+    pipeline = transforms.Compose(
+        [
+            transforms.ToPILImage(),
+            transforms.RandomHorizontalFlip(a["flip_p"]),
+            transforms.RandomApply([affine], a["affine_p"]),
+            transforms.ToTensor(),
+            transforms.RandomErasing(
+                a["hole_p"],
+                scale=(hole_area, hole_area),
+                ratio=(1, 1),
+                value=[value / 255 for value in hole_fill(setup.data.mean)],
+            ),
+            transforms.Normalize(setup.data.mean, setup.data.std),
+        ]
+    )
+    return plain_loop(setup, plain_batches(setup, pipeline))
+
+
+def plain_step(setup: Setup) -> Runner:
+    """The plain script's step on one batch that stays on the device."""
+    size, side = setup.recipe.batch_size, setup.data.train_images.shape[1]
+    images = torch.randn(size, 3, side, side, device=setup.device)
+    labels = torch.arange(size, device=setup.device) % len(setup.data.classes)
+    return plain_loop(setup, repeat((images, labels)))
+
+
+MODES: dict[str, Callable[[Setup], Runner]] = {
+    CEILING: ceiling,
+    "albumentations": albumentations,
+    "device": device,
+    "loader alone": loader_alone,
+    PLAIN: plain,
+    "plain, torchvision": plain_torchvision,
+    "plain step": plain_step,
+}
+
+
+def all_epochs(setup: Setup) -> Iterator[Batch]:
+    batches = training_batches(setup.data, setup.recipe, setup.device, setup.workers)
+    epoch = 0
+    while True:
+        epoch += 1
+        yield from batches.epoch(epoch)
+
+
+class PlainDataset(Dataset):
+    def __init__(self, data: ImageData, transform: Callable):
+        self.images, self.labels, self.transform = data.train_images, data.train_labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), int(self.labels[index])
+
+
+def plain_batches(setup: Setup, transform: Callable) -> Iterator[Batch]:
+    dataset = PlainDataset(setup.data, transform)
+    loader = DataLoader(
+        dataset, setup.recipe.batch_size, shuffle=True, num_workers=setup.workers
+    )  # fmt: skip
+    while True:
+        yield from loader
+
+
+def plain_loop(setup: Setup, batches: Iterable[Batch]) -> Runner:
+    model = Net(len(setup.data.classes)).to(setup.device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.01, momentum=0.9, nesterov=True,
+        weight_decay=setup.recipe.weight_decay,
+    )  # fmt: skip
+    batches = iter(batches)
+
+    def run_steps(steps: int) -> None:
+        model.train()
+        total_loss, hits = 0.0, 0
+        for images, labels in islice(batches, steps):
+            images, labels = images.to(setup.device), labels.to(setup.device)
+            optimizer.zero_grad()
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+            optimizer.step()
+            total_loss += loss.item()
+            hits += (logits.argmax(1) == labels).sum().item()
+
+    return run_steps
+
+
+def answer(connection, mode: str, setup: Setup, images: Path) -> None:
+    """What a mode's process does: for each number of seconds it gets, train about that long and
+    send the images per second; at the end, send its peak memory (MB)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells it when to stop
+    multiprocessing.set_start_method(setup.start_method, force=True)  # of workers, as in a run
+    run_steps = MODES[mode](replace(setup, data=sources.load(str(images))))
+    fill = 2 * setup.workers + 1  # steps until prefetched batches are used up and caches warm
+    run_steps(fill)
+    start = time.perf_counter()
+    run_steps(3)
+    per_step = (time.perf_counter() - start) / 3
+    connection.send(None)
+    with contextlib.suppress(EOFError):  # the parent was stopped
+        while seconds := connection.recv():
+            steps = max(3, round(seconds / per_step))
+            run_steps(fill)
+            start = time.perf_counter()
+            run_steps(steps)
+            connection.send(setup.recipe.batch_size * steps / (time.perf_counter() - start))
+        connection.send(peak_memory_mb())
+
+
+def peak_memory_mb() -> float:
+    if sys.platform == "win32":
+        return 0.0  # Windows has no such figure in the standard library
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+class Contestant:
+    """A mode in its process."""
+
+    def __init__(self, mode: str, setup: Setup, images: Path):
+        # forked from a process that has imported what takes seconds, and run nothing
+        method = "spawn" if sys.platform == "win32" else "forkserver"
+        context = multiprocessing.get_context(method)
+        context.set_forkserver_preload(["trainer", "albumentations.pytorch", "torch._dynamo"])
+        self.mode, self.rates = mode, []
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=answer, args=(theirs, mode, setup, images))
+        self.process.start()
+        theirs.close()
+        self.receive()
+
+    def receive(self):
+        try:
+            return self.connection.recv()
+        except EOFError:
+            raise UserError(f"the measurement of {self.mode!r} broke off") from None
+
+    def measure(self, seconds: float) -> None:
+        self.connection.send(seconds)
+        self.rates.append(self.receive())
+
+    def finish(self) -> float:
+        """Ends the process; its peak memory in MB."""
+        self.connection.send(0)
+        return self.receive()
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+def main() -> None:
+    args = parse_arguments()
+    device = pick_device(args.device)
+    data = sources.load(args.dataset, args.data_dir)
+    if args.batch_size > len(data.train_labels):
+        raise UserError(
+            f"--batch-size {args.batch_size} is above the {len(data.train_labels)} training images"
+        )
+    recipe = Recipe(batch_size=args.batch_size)
+    setup = Setup(
+        data, recipe, device, worker_count(args.workers, device), args.compile,
+        multiprocessing.get_start_method(),
+    )  # fmt: skip
+    if args.profile:
+        print(profile(setup))
+        return
+    rounds, seconds = (3, 0.5) if args.quick else (7, 4)
+    print(
+        f"{data.name}, batches of {recipe.batch_size}, {setup.workers} workers, torch "
+        f"{torch.__version__}, on {describe(device)}; {rounds} rounds",
+        flush=True,
+    )
+    rows = measure(setup, rounds, seconds)
+    print_table(rows)
+    artifacts.archive_earlier_bench(args.out)
+    artifacts.write_bench(args.out, rows)
+    print(f"wrote {args.out / artifacts.BENCH}; next: python update_readme.py")
+
+
+def measure(setup: Setup, rounds: int, seconds: float) -> list[BenchRow]:
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npz"  # a pipe would take a minute
+        arrays = {k: v for k, v in vars(setup.data).items() if isinstance(v, np.ndarray)}
+        np.savez(images, **arrays, classes=np.array(setup.data.classes))
+        return take_turns(replace(setup, data=None), images, rounds, seconds)
+
+
+def take_turns(setup: Setup, images: Path, rounds: int, seconds: float) -> list[BenchRow]:
+    contestants = []
+    bar = tqdm(total=len(MODES) * (rounds + 1), desc="measuring", disable=None, leave=False)
+    try:
+        for mode in MODES:
+            contestants.append(Contestant(mode, setup, images))
+            bar.update()
+        for _ in range(rounds):
+            for contestant in contestants:
+                contestant.measure(seconds)
+                bar.update()
+        memory = {contestant.mode: contestant.finish() for contestant in contestants}
+    finally:
+        bar.close()
+        for contestant in contestants:
+            contestant.close()
+    medians = {c.mode: statistics.median(c.rates) for c in contestants}
+    return [
+        BenchRow(
+            mode=c.mode,
+            images_per_second=round(medians[c.mode], 1),
+            slowest=round(min(c.rates), 1),
+            fastest=round(max(c.rates), 1),
+            share_of_ceiling=round(medians[c.mode] / medians[CEILING], 4),
+            ratio_to_plain=round(medians[c.mode] / medians[PLAIN], 4),
+            peak_memory_mb=round(memory[c.mode]),
+            device=describe(setup.device),
+            command=f"python {shlex.join(sys.argv)}",
+        )
+        for c in contestants
+    ]
+
+
+def print_table(rows: list[BenchRow]) -> None:
+    print("mode                images/s  (slowest - fastest)  of ceiling  x plain  peak MB")
+    for row in rows:
+        print(
+            f"{row.mode:18} {row.images_per_second:9,.0f} {row.slowest:10,.0f} -{row.fastest:8,.0f}"
+            f" {row.share_of_ceiling:11.2f} {row.ratio_to_plain:8.2f} {row.peak_memory_mb:8,.0f}"
+        )
+
+
+def profile(setup: Setup) -> str:
+    """A table of the operators that the time of the ceiling's step goes to."""
+    run_steps = ceiling(setup)
+    run_steps(10)
+    with torch.profiler.profile() as profiler:
+        run_steps(3)  # with more, its own records would fragment the memory and slow the steps
+    key = "self_cpu_time_total" if setup.device.type == "cpu" else "self_device_time_total"
+    return profiler.key_averages().table(sort_by=key, row_limit=15, max_name_column_width=40)
+
+
+if __name__ == "__main__":
+    run(main)
