@@ -14,6 +14,7 @@ from typing import NamedTuple
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions at import
 
 import albumentations as A
+import albumentations.augmentations.geometric.functional as geometric
 import cv2
 import numpy as np
 import torch
@@ -46,14 +47,14 @@ def build_pipeline(mean: tuple[float, ...]) -> A.Compose:
     with warnings.catch_warnings():
         # Albumentations advises Affine; ShiftScaleRotate is what the assignment names.
         warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
-        affine = A.ShiftScaleRotate(
+        affine = ShiftScaleRotate(
             shift_limit=a["shift_limit"],
             scale_limit=a["scale_limit"],
             rotate_limit=a["rotate_limit"],
             border_mode=OPENCV_BORDER,
             p=a["affine_p"],
         )
-    hole = A.CoarseDropout(
+    hole = CoarseDropout(
         num_holes_range=(1, 1),
         hole_height_range=(a["hole_size"], a["hole_size"]),
         hole_width_range=(a["hole_size"], a["hole_size"]),
@@ -61,6 +62,38 @@ def build_pipeline(mean: tuple[float, ...]) -> A.Compose:
         p=a["hole_p"],
     )
     return A.Compose([A.HorizontalFlip(p=a["flip_p"]), affine, hole])
+
+
+class ShiftScaleRotate(A.ShiftScaleRotate):
+    """Albumentations' own to the pixel, in half the time on small images: without a second
+    matrix for bounding boxes, and a check whether the first moves anything at all."""
+
+    def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
+        shape = params["shape"][:2]
+        matrix = geometric.create_affine_transformation_matrix(
+            self._get_translate_params(shape),
+            self._get_shear_params(),
+            self._get_scale(self.scale, self.keep_ratio, self.balanced_scale, self.py_random),
+            self.py_random.uniform(*self.rotate),
+            geometric.center(shape),
+        )
+        return {"matrix": matrix}
+
+    def apply(self, img: np.ndarray, matrix: np.ndarray, **_) -> np.ndarray:
+        size = img.shape[1::-1]
+        return cv2.warpAffine(
+            img, matrix[:2], size, flags=self.interpolation, borderMode=self.border_mode
+        )
+
+
+class CoarseDropout(A.CoarseDropout):
+    """Albumentations' own to the pixel, without a random generator for fills that need none."""
+
+    def apply(self, img: np.ndarray, holes: np.ndarray, **_) -> np.ndarray:
+        img = img.copy()
+        for left, top, right, bottom in holes:
+            img[top:bottom, left:right] = self.fill
+        return img
 
 
 class Draws(NamedTuple):
@@ -92,7 +125,7 @@ def draw(rng: np.random.Generator, count: int, size: int) -> Draws:
 
 
 def sampling_matrices(draws: Draws, size: int) -> np.ndarray:
-    """Where each pixel of the result comes from: float32 (N, 2, 3), for `F.affine_grid`.
+    """Where each pixel of the result comes from: float32 (N, 2, 3).
 
     Albumentations flips, scales, rotates (counterclockwise on the screen) and shifts, about the
     image's centre; this is the inverse, in coordinates that are -1 and 1 at the centres of the
@@ -111,21 +144,29 @@ def apply(images: Tensor, matrices: Tensor, holes: Tensor, fill: Tensor) -> Tens
     """Augments a batch, on the device that all of the arguments are on.
 
     Args:
-        images: uint8 (B, C, H, W).
+        images: uint8 (B, C, S, S).
         matrices: float32 (B, 2, 3), from `sampling_matrices`.
         holes: (B, 2), `Draws.hole`.
         fill: (C,), the value of a hole, 0 to 255.
 
     Returns:
-        uint8 (B, C, H, W) in channels-last.
+        uint8 (B, C, S, S) in channels-last.
     """
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=True)
     # grid_sample takes twice the time on the CPU for channels-last
     floats = images.to(torch.float32, memory_format=torch.contiguous_format)
+    grid = sampling_grid(matrices, images.shape[-1])
     moved = F.grid_sample(floats, grid, padding_mode=TORCH_BORDER, align_corners=True)
-    height, width = images.shape[2:]
-    pixels = torch.arange(max(height, width), device=images.device)
+    pixels = torch.arange(images.shape[-1], device=images.device)
     inside = (pixels >= holes[..., None]) & (pixels < holes[..., None] + AUGMENTATION["hole_size"])
-    pierced = inside[:, 0, None, None, :width] & inside[:, 1, None, :height, None]
+    pierced = inside[:, 0, None, None, :] & inside[:, 1, None, :, None]
     result = torch.where(pierced, fill.float().view(-1, 1, 1), moved.round())
     return result.to(torch.uint8, memory_format=torch.channels_last)
+
+
+def sampling_grid(matrices: Tensor, size: int) -> Tensor:
+    """`F.affine_grid` with aligned corners, (B, S, S, 2), in a twentieth of its time on a CPU."""
+    line = torch.linspace(-1, 1, size, device=matrices.device)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3)
+    sources = places @ matrices.view(-1, 3).T  # one product for the batch, not one an image
+    return sources.view(size, size, -1, 2).permute(2, 0, 1, 3)

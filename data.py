@@ -38,15 +38,22 @@ def training_batches(
 def worker_count(workers: int | str, device: torch.device) -> int:
     """How many worker processes --workers means.
 
-    On the CPU two workers keep up with a training step on any number of cores; an accelerator
-    can use what all cores can augment. On a single core a worker only adds overhead.
+    A training step on one or two cores has none to spare for a worker, and augmenting between
+    the steps is the faster. On more cores two workers keep up with it. With an accelerator the
+    cores are free to augment, and more than 16 would be ahead of the fastest.
     """
     if workers != "auto":
         return int(workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if cores == 1:
-        return 0
-    return min(2, cores) if device.type == "cpu" else min(16, cores)
+    cores = usable_cores()
+    if device.type != "cpu":
+        return min(cores, 16)
+    return 2 if cores > 2 else 0
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def batch_seed(seed: int, epoch: int, number: int) -> int:
@@ -136,7 +143,7 @@ class DeviceBatches:
     """
 
     def __init__(self, data: ImageData, recipe: Recipe, device: torch.device):
-        self.images = as_tensor(data.train_images).to(device)
+        self.images = torch.from_numpy(data.train_images).to(device)  # (N, H, W, C), as it is
         self.labels = torch.from_numpy(data.train_labels).to(device)
         self.fill = torch.tensor(augment.hole_fill(data.mean), device=device)
         self.recipe = recipe
@@ -146,7 +153,7 @@ class DeviceBatches:
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
-        count, size = len(self.labels), self.images.shape[-1]
+        count, size = self.images.shape[:2]
         rng = epoch_rng(self.recipe.seed, epoch)
         order = rng.permutation(count)
         draws = augment.draw(rng, count, size)
@@ -154,8 +161,8 @@ class DeviceBatches:
         on_device = [torch.from_numpy(array).to(self.images.device) for array in drawn]
         parts = [tensor.split(self.recipe.batch_size) for tensor in on_device]
         for chosen, matrices, holes in zip(*parts, strict=True):
-            images = augment.apply(self.images[chosen], matrices, holes, self.fill)
-            yield images, self.labels[chosen]
+            images = self.images[chosen].permute(0, 3, 1, 2)
+            yield augment.apply(images, matrices, holes, self.fill), self.labels[chosen]
 
 
 def as_tensor(images: np.ndarray) -> Tensor:

@@ -18,14 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
-from cli import Parser, UserError, run
+from cli import WIDTH, Parser, UserError, run
 
 import artifacts
-import constraints
 from artifacts import Config
-from model import WIDTH, Net, count_parameters, summary_text
 
-BLOCKS = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF", "MODEL_SUMMARY")
+BLOCKS = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF", "MODEL_SUMMARY", "BENCH")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,6 +34,13 @@ def parse_arguments() -> argparse.Namespace:
         "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
     )
     return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(parse_arguments)  # main does it again: mistakes are told before these slow imports
+
+import constraints
+from model import Net, count_parameters, summary_text
 
 
 def main() -> None:
@@ -90,6 +95,7 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
         "VISUALIZATION": visualization(link),
         "RF": constraints.tally_markdown(net),
         "MODEL_SUMMARY": model_summary(net),
+        "BENCH": bench_table(results),
     }
 
 
@@ -179,6 +185,25 @@ def model_summary(net: Net) -> str:
         f"<details>\n<summary>{count_parameters(net):,} trainable parameters, layer by layer"
         f"</summary>\n\n```text\n{summary_text(net)}\n```\n\n</details>"
     )
+
+
+def bench_table(results: Path) -> str:
+    """What bench.py left in the folder, if it did; it is no part of a run."""
+    if not (results / artifacts.BENCH).is_file():
+        return "Not measured yet: `python bench.py`."
+    table = artifacts.read_bench(results)
+    lines = [
+        "| mode | images/s | slowest to fastest round | of the ceiling | x plain | peak memory |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {as_cell(str(row.mode))} | {row.images_per_second:,.0f} "
+        f"| {row.slowest:,.0f} to {row.fastest:,.0f} | {row.share_of_ceiling:.2f} "
+        f"| {row.ratio_to_plain:.2f} | {row.peak_memory_mb:,.0f} MB |"
+        for row in table.itertuples()
+    ]
+    first = table.iloc[0]
+    return "\n".join([*lines, "", f"`{first.command}` on {as_cell(str(first.device))}."])
 
 
 def find_blocks(readme: bytes, path: Path) -> dict[str, tuple[int, int]]:

@@ -25,17 +25,50 @@ from train import parse_arguments
         (["--weight-decay", "-1"], ["--weight-decay"]),
         (["--label-smoothing", "1"], ["--label-smoothing", "below 1"]),
         (["--width", "0"], ["--width"]),
-        (["--workers", "-1"], ["--workers"]),
+        (["--workers", "-1"], ["--workers", "auto"]),
+        (["--workers", "many"], ["--workers", "auto"]),
+        (["--augment", "gpu"], ["--augment", "albumentations", "device"]),
+        (["--dataset", "no.npz"], ["--dataset", "there is no file no.npz"]),
+        (["--dataset", "imagenet"], ["--dataset", "imagenet is neither cifar10 nor digits"]),
         (["--seed", "-1"], ["--seed"]),
         (["--seed", "9" * 400], ["--seed"]),
         (["--limit-train", "0"], ["--limit-train"]),
-        (["--device", "gpu"], ["--device gpu", "auto, cpu, cuda, cuda:N or mps"]),
+        (["--device", "gpu"], ["--device", "auto, cpu, cuda, cuda:N or mps", "'gpu'"]),
         (["--device", "cuda:99"], ["--device cuda:99", "not on this machine"]),
-        (["--device", "cpu:1"], ["--device cpu:1"]),
+        (["--device", "cpu:1"], ["--device", "'cpu:1'"]),
     ],
 )
 def test_bad_flags(flags, words, tmp_path):
     run_script("train", "--out", tmp_path / "out", *flags).assert_refused(*words, status=2)
+
+
+SLOW_LIBRARIES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "status"),
+    [
+        ("train", ["--help"], 0),
+        ("train", ["--lr", "fast"], 2),
+        ("train", ["--dataset", "no.npz"], 2),
+        ("train", ["--resume", "--out", "nothing-here"], 1),
+        ("bench", ["--help"], 0),
+        ("visualize_augmentations", ["--save", "x.jpg"], 2),
+        ("update_readme", ["--help"], 0),
+    ],
+)
+def test_flags_are_answered_before_slow_imports(script, flags, status, tmp_path):
+    """In a process in which importing any of the slow libraries fails."""
+    code = (
+        f"import runpy, sys; sys.path.insert(0, {str(REPO)!r}); sys.argv[0] = '{script}.py'; "
+        f"sys.modules.update(dict.fromkeys({SLOW_LIBRARIES})); "
+        f"runpy.run_path({str(REPO / script)!r} + '.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_ctrl_c_while_the_libraries_are_imported():
@@ -69,6 +102,8 @@ def test_help_names_every_flag_with_its_default():
         "--label-smoothing",
         "--width",
         "--device",
+        "--augment",
+        "--compile",
         "--workers",
         "--seed",
         "--out",

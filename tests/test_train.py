@@ -1,6 +1,5 @@
 """Runs as a user starts them: what they leave, how they resume, how they refuse."""
 
-import argparse
 import csv
 import os
 import re
@@ -21,8 +20,9 @@ from PIL import Image
 
 import artifacts
 import sources
-from data import normalise
+from data import Normalise
 from model import Net
+from recipe import Recipe
 from trainer import Trainer
 
 TIMES = ("seconds", "images_per_second")
@@ -101,7 +101,7 @@ def test_log_and_confusion_matrix_are_what_best_pt_does(finished_run, small_data
     images = torch.from_numpy(small_data.test_images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(small_data.test_labels)
     with torch.no_grad():
-        logits = net(normalise(images, checkpoint.mean, checkpoint.std))
+        logits = net(Normalise(checkpoint.mean, checkpoint.std)(images))
     log = artifacts.read_log(finished_run).set_index("epoch").loc[checkpoint.epoch]
     assert log.test_acc == pytest.approx(
         100 * (logits.argmax(1) == labels).double().mean().item(), abs=1e-6
@@ -252,7 +252,7 @@ def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, tmp_path):
 def test_a_refused_command_moves_nothing(small_npz, tmp_path):
     train(small_npz, tmp_path, "--epochs", 1)
     train(small_npz, tmp_path, "--batch-size", 97).assert_refused("--batch-size 97", "96")
-    train(tmp_path / "no.npz", tmp_path).assert_refused("no.npz")
+    train(tmp_path / "no.npz", tmp_path).assert_refused("no.npz", status=2)
     assert not (tmp_path / "archive").exists()
 
 
@@ -265,10 +265,10 @@ def test_a_loss_that_becomes_nan_stops_the_run(small_npz, tmp_path):
 def test_a_nan_later_on_keeps_the_last_good_checkpoint(small_npz, tmp_path, monkeypatch):
     run_epoch = Trainer.run_epoch
 
-    def poisoned(self, epoch, loader):
+    def poisoned(self, epoch, batches):
         if epoch == 3:
             torch.nn.init.constant_(self.model.fc.bias, torch.nan)
-        return run_epoch(self, epoch, loader)
+        return run_epoch(self, epoch, batches)
 
     monkeypatch.setattr(Trainer, "run_epoch", poisoned)
     outcome = train(small_npz, tmp_path, "--epochs", 4)
@@ -289,8 +289,8 @@ def test_out_that_cannot_be_written(small_npz, tmp_path):
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_schedules_of_any_length(steps, small_data):
     """One-cycle: so few steps that a phase is empty, and the peak is --lr times --batch-size."""
-    args = argparse.Namespace(lr=0.001, batch_size=32, weight_decay=0.0)
-    trainer = Trainer(Net(3, width=0.1), torch.device("cpu"), small_data, args, steps)
+    recipe = Recipe(lr=0.001, batch_size=32, weight_decay=0.0)
+    trainer = Trainer(Net(3, width=0.1), torch.device("cpu"), small_data, recipe, steps)
     rates = []
     for _ in range(steps):
         rates += trainer.schedule.get_last_lr()

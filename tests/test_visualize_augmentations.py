@@ -57,6 +57,6 @@ def test_more_images_than_there_are(small_data, tmp_path):
 def test_bad_input(small_npz, tmp_path):
     visualize(small_npz, tmp_path / "x.jpg").assert_refused("--save", ".png", status=2)
     visualize(small_npz, tmp_path / "x.png", "--n", 0).assert_refused("--n", status=2)
-    visualize(tmp_path / "no.npz", tmp_path / "x.png").assert_refused("no.npz")
+    visualize(tmp_path / "no.npz", tmp_path / "x.png").assert_refused("no.npz", status=2)
     (tmp_path / "file").write_text("in the way")
     visualize(small_npz, tmp_path / "file" / "x.png").assert_refused("--save", "cannot be written")

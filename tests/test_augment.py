@@ -1,0 +1,200 @@
+"""The augmentation does what it says, and both of its makers do the same."""
+
+import os
+import subprocess
+import sys
+
+import albumentations as A
+import albumentations.augmentations.geometric.functional as geometric
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import REPO
+from scipy.stats import ks_2samp
+
+import augment
+import data
+
+SIZE = 32
+MEAN = (0.2, 0.4, 0.6)
+FILL = (51, 102, 153)
+NOTHING = augment.Draws(
+    flip=np.zeros(1, bool),
+    rotation=np.zeros(1),
+    scale=np.ones((1, 2)),
+    shift=np.zeros((1, 2)),
+    hole=np.full((1, 2), SIZE),
+)
+
+
+def noise(count: int) -> np.ndarray:
+    """The hardest images to interpolate: uint8 (count, 32, 32, 3), neighbours unrelated."""
+    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def on_device(images: np.ndarray, draws: augment.Draws) -> np.ndarray:
+    """`augment.apply` on uint8 (N, 32, 32, 3)."""
+    return (
+        augment.apply(
+            data.as_tensor(images),
+            torch.from_numpy(augment.sampling_matrices(draws, images.shape[1])),
+            torch.from_numpy(draws.hole),
+            torch.tensor(augment.hole_fill(MEAN)),
+        )
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
+
+
+def by_albumentations(image: np.ndarray, draws: augment.Draws, index: int) -> np.ndarray:
+    """One image under the draws of that index, by Albumentations' own transforms."""
+    flip, affine, hole = augment.build_pipeline(MEAN).transforms
+    if draws.flip[index]:
+        image = flip.apply(image)
+    image = affine.apply(image, matrix_of(draws, index))
+    x, y = draws.hole[index]
+    if x < SIZE:
+        side = augment.AUGMENTATION["hole_size"]
+        image = hole.apply(image, np.array([[x, y, x + side, y + side]]), seed=0)
+    return image
+
+
+def matrix_of(draws: augment.Draws, index: int) -> np.ndarray:
+    shift, scale = (
+        dict(zip("xy", pair[index], strict=True)) for pair in (draws.shift, draws.scale)
+    )
+    centre = geometric.center((SIZE, SIZE))
+    return geometric.create_affine_transformation_matrix(
+        shift, {"x": 0, "y": 0}, scale, draws.rotation[index], centre
+    )
+
+
+def test_flips_and_holes_are_albumentations_to_the_pixel():
+    images = noise(64)
+    rng = np.random.default_rng(1)
+    still = {
+        name: np.repeat(getattr(NOTHING, name), 64, 0) for name in ("rotation", "scale", "shift")
+    }
+    draws = augment.draw(rng, 64, SIZE)._replace(**still)
+    assert 0 < draws.flip.sum() < 64
+    assert 0 < (draws.hole[:, 0] < SIZE).sum() < 64
+    expected = np.stack([by_albumentations(images[i], draws, i) for i in range(64)])
+    np.testing.assert_array_equal(on_device(images, draws), expected)
+
+
+def test_all_three_together_are_albumentations_within_a_grey_level():
+    images = noise(512)
+    draws = augment.draw(np.random.default_rng(2), 512, SIZE)
+    expected = np.stack([by_albumentations(images[i], draws, i) for i in range(512)])
+    difference = np.abs(on_device(images, draws).astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.001
+
+
+def test_nothing_drawn_changes_nothing():
+    images = noise(1)
+    np.testing.assert_array_equal(on_device(images, NOTHING), images)
+
+
+def albumentations_draws(count: int) -> augment.Draws:
+    """What Albumentations itself draws, in our words."""
+    pipeline = augment.build_pipeline(MEAN)
+    pipeline.set_random_seed(3)
+    _, affine, hole = pipeline.transforms
+    shape = {"shape": (SIZE, SIZE, 3)}
+    moves = [affine.get_params_dependent_on_data(shape, {}) for _ in range(count)]
+    holes = [hole.get_params_dependent_on_data(shape, {})["holes"][0] for _ in range(count)]
+    rotation = np.array([move["rotate"] for move in moves])
+    scale = np.array([(move["scale"]["x"], move["scale"]["y"]) for move in moves])
+    unshifted = augment.Draws(None, rotation, scale, np.zeros((count, 2)), None)
+    centred = np.array([matrix_of(unshifted, index)[:2, 2] for index in range(count)])
+    shift = np.array([move["matrix"][:2, 2] for move in moves]) - centred
+    return augment.Draws(None, rotation, scale, shift.round(9), np.array(holes)[:, :2])
+
+
+def test_draws_are_distributed_as_albumentations_own(monkeypatch):
+    monkeypatch.setattr(augment, "ShiftScaleRotate", A.ShiftScaleRotate)
+    ours, theirs = augment.draw(np.random.default_rng(4), 8000, SIZE), albumentations_draws(4000)
+    moved, pierced = ours.rotation != 0, ours.hole[:, 0] < SIZE
+    pairs = [(ours.rotation[moved], theirs.rotation)]
+    for axis in (0, 1):
+        pairs += [(ours.scale[moved, axis], theirs.scale[:, axis])]
+        pairs += [(ours.shift[moved, axis], theirs.shift[:, axis])]
+        pairs += [(ours.hole[pierced, axis], theirs.hole[:, axis])]
+    for one, other in pairs:
+        assert one.min() == pytest.approx(other.min(), abs=0.1)
+        assert one.max() == pytest.approx(other.max(), abs=0.1)
+        assert ks_2samp(one, other).pvalue > 0.001
+    for happened, probability in ((ours.flip, "flip_p"), (moved, "affine_p"), (pierced, "hole_p")):
+        assert happened.mean() == pytest.approx(augment.AUGMENTATION[probability], abs=0.03)
+    # and drawn apart from each other
+    assert np.abs(np.corrcoef([ours.flip, moved, pierced]) - np.eye(3)).max() < 0.06
+
+
+@pytest.mark.parametrize("side", ["albumentations", "device"])
+def test_one_definition_feeds_both(side, monkeypatch):
+    """With all limits at nought and flips certain, both only flip."""
+    still = dict.fromkeys(("affine_p", "hole_p", "shift_limit", "scale_limit", "rotate_limit"), 0)
+    monkeypatch.setattr(augment, "AUGMENTATION", {"flip_p": 1, "hole_size": 8, **still})
+    images = noise(8)
+    if side == "device":
+        augmented = on_device(images, augment.draw(np.random.default_rng(0), 8, SIZE))
+    else:
+        pipeline = augment.build_pipeline(MEAN)
+        augmented = np.stack([pipeline(image=image)["image"] for image in images])
+    np.testing.assert_array_equal(augmented, images[:, :, ::-1])
+
+
+def test_the_quicker_transforms_are_albumentations_own_to_the_pixel(monkeypatch):
+    def augmented() -> np.ndarray:
+        pipeline = augment.build_pipeline(MEAN)
+        pipeline.set_random_seed(5)
+        return np.stack([pipeline(image=image)["image"] for image in noise(500)])
+
+    quicker = augmented()
+    monkeypatch.setattr(augment, "ShiftScaleRotate", A.ShiftScaleRotate)
+    monkeypatch.setattr(augment, "CoarseDropout", A.CoarseDropout)
+    np.testing.assert_array_equal(quicker, augmented())
+
+
+def test_the_pipeline_is_the_assignments():
+    flip, affine, hole = augment.build_pipeline(MEAN).transforms
+    assert isinstance(flip, A.HorizontalFlip)
+    assert isinstance(affine, A.ShiftScaleRotate)
+    assert isinstance(hole, A.CoarseDropout)
+
+
+def test_one_hole_filled_with_the_training_mean():
+    grey = np.full((32, 32, 3), 200, np.uint8)  # flips and shifts leave it as it is
+    pipeline = augment.build_pipeline(MEAN)
+    pipeline.set_random_seed(0)
+    size = augment.AUGMENTATION["hole_size"]
+    drawn = [pipeline(image=grey)["image"] for _ in range(200)]
+    drawn += list(
+        on_device(np.stack([grey] * 200), augment.draw(np.random.default_rng(0), 200, 32))
+    )
+    holes = [np.argwhere((image != 200).any(2)) for image in drawn]
+    holes = [(hole, image) for hole, image in zip(holes, drawn, strict=True) if len(hole)]
+    assert 150 < len(holes) < 250
+    for hole, image in holes:
+        top, left = hole.min(0)
+        assert len(hole) == size * size
+        patch = image[top : top + size, left : left + size]
+        np.testing.assert_array_equal(patch.reshape(-1, 3) - np.array(FILL), 0)
+
+
+def test_opencv_uses_one_thread():
+    assert cv2.getNumThreads() == 1
+
+
+def test_no_warning_and_no_update_check_on_the_users_screen():
+    """In a process in which any look-up on the network ends it."""
+    code = (
+        "import socket, os; socket.getaddrinfo = lambda *_, **__: os._exit(7); "
+        "import augment; augment.build_pipeline((0.5, 0.5, 0.5))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,57 @@
+"""bench.py runs, and its columns add up; how fast anything is, is no matter for a test."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO, run_script
+
+import artifacts
+import bench
+
+
+def test_quick_bench(small_npz, tmp_path):
+    """In a process of its own, as its modes start processes that import it."""
+    command = [sys.executable, "bench.py", "--quick", "--batch-size", "16", "--workers", "1"]
+    command += ["--device", "cpu", "--dataset", str(small_npz), "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+    table = artifacts.read_bench(tmp_path).set_index("mode")
+    assert list(table.index) == list(bench.MODES)
+    speed = table.images_per_second
+    assert (speed > 0).all()
+    assert ((table.slowest <= speed) & (speed <= table.fastest)).all()
+    for column, base in (("share_of_ceiling", "ceiling"), ("ratio_to_plain", "plain")):
+        assert table[column].to_numpy() == pytest.approx(speed / speed[base], rel=0.01, abs=1e-4)
+    assert table.command.str.startswith("python bench.py --quick").all()
+    for mode in table.index:
+        assert mode in done.stdout
+
+
+def test_profile(small_npz, tmp_path):
+    outcome = run_script(
+        "bench", "--profile", "--dataset", small_npz, "--batch-size", 16, "--out", tmp_path
+    )
+    assert outcome.status == 0
+    assert "convolution_backward" in outcome.out
+    assert not (tmp_path / "bench.csv").exists()
+
+
+def test_an_earlier_measurement_is_kept(tmp_path):
+    row = artifacts.BenchRow("ceiling", 1000, 900, 1100, 1, 2, 500, "CPU", "python bench.py")
+    artifacts.write_bench(tmp_path, [row])
+    artifacts.archive_earlier_bench(tmp_path)
+    assert not (tmp_path / "bench.csv").exists()
+    (kept,) = tmp_path.glob("archive/*/bench.csv")
+    assert artifacts.read_bench(kept.parent).to_dict("records") == [vars(row)]
+
+
+def test_bad_input(small_npz, tmp_path):
+    def bench(*flags):
+        return run_script("bench", "--dataset", small_npz, "--out", tmp_path, *flags)
+
+    bench("--batch-size", 97).assert_refused("--batch-size 97", "96")
+    bench("--batch-size", 0).assert_refused("--batch-size", status=2)
+    bench("--device", "cuda:99").assert_refused("cuda:99", "not on this machine", status=2)
+    bench("--fast").assert_refused("--fast", status=2)
