@@ -63,23 +63,17 @@ import multiprocessing
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice, repeat
 
-import albumentations as A
 import numpy as np
 import torch
-import torch.nn.functional as F
-from albumentations.pytorch import ToTensorV2
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 from tqdm import tqdm
 
+import plain
 import sources
-from augment import AUGMENTATION, build_pipeline, hole_fill
 from data import DeviceBatches, training_batches, worker_count
 from model import Net
 from sources import ImageData
@@ -141,46 +135,18 @@ def device(setup: Setup) -> Runner:
     return albumentations(replace(setup, recipe=replace(setup.recipe, augment="device")))
 
 
-def plain(setup: Setup) -> Runner:
+def plain_albumentations(setup: Setup) -> Runner:
     """A straightforward script: float32 NCHW, Albumentations image by image."""
-    pipeline = A.Compose(
-        [
-            *build_pipeline(setup.data.mean).transforms,
-            A.Normalize(setup.data.mean, setup.data.std),
-            ToTensorV2(),
-        ]
-    )
-    return plain_loop(setup, plain_batches(setup, partial(augmented_by, pipeline)))
-
-
-def augmented_by(pipeline: A.Compose, image: np.ndarray) -> Tensor:
-    return pipeline(image=image)["image"]
+    transform = plain.AlbumentationsTransform(setup.data)
+    batches = plain.endless_batches(setup.data, transform, setup.recipe.batch_size, setup.workers)
+    return plain.training_loop(setup.data, setup.device, batches)
 
 
 def plain_torchvision(setup: Setup) -> Runner:
     """The same with torchvision's transforms, about as strong."""
-    a = AUGMENTATION
-    shift, scale = a["shift_limit"], a["scale_limit"]
-    affine = transforms.RandomAffine(
-        a["rotate_limit"], translate=(shift, shift), scale=(1 - scale, 1 + scale)
-    )
-    hole_area = (a["hole_size"] / setup.data.train_images.shape[1]) ** 2
-    pipeline = transforms.Compose(
-        [
-            transforms.ToPILImage(),
-            transforms.RandomHorizontalFlip(a["flip_p"]),
-            transforms.RandomApply([affine], a["affine_p"]),
-            transforms.ToTensor(),
-            transforms.RandomErasing(
-                a["hole_p"],
-                scale=(hole_area, hole_area),
-                ratio=(1, 1),
-                value=[value / 255 for value in hole_fill(setup.data.mean)],
-            ),
-            transforms.Normalize(setup.data.mean, setup.data.std),
-        ]
-    )
-    return plain_loop(setup, plain_batches(setup, pipeline))
+    transform = plain.torchvision_transform(setup.data)
+    batches = plain.endless_batches(setup.data, transform, setup.recipe.batch_size, setup.workers)
+    return plain.training_loop(setup.data, setup.device, batches)
 
 
 def plain_step(setup: Setup) -> Runner:
@@ -188,7 +154,7 @@ def plain_step(setup: Setup) -> Runner:
     size, side = setup.recipe.batch_size, setup.data.train_images.shape[1]
     images = torch.randn(size, 3, side, side, device=setup.device)
     labels = torch.arange(size, device=setup.device) % len(setup.data.classes)
-    return plain_loop(setup, repeat((images, labels)))
+    return plain.training_loop(setup.data, setup.device, repeat((images, labels)))
 
 
 MODES: dict[str, Callable[[Setup], Runner]] = {
@@ -196,7 +162,7 @@ MODES: dict[str, Callable[[Setup], Runner]] = {
     "albumentations": albumentations,
     "device": device,
     "loader alone": loader_alone,
-    PLAIN: plain,
+    PLAIN: plain_albumentations,
     "plain, torchvision": plain_torchvision,
     "plain step": plain_step,
 }
@@ -208,50 +174,6 @@ def all_epochs(setup: Setup) -> Iterator[Batch]:
     while True:
         epoch += 1
         yield from batches.epoch(epoch)
-
-
-class PlainDataset(Dataset):
-    def __init__(self, data: ImageData, transform: Callable):
-        self.images, self.labels, self.transform = data.train_images, data.train_labels, transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), int(self.labels[index])
-
-
-def plain_batches(setup: Setup, transform: Callable) -> Iterator[Batch]:
-    dataset = PlainDataset(setup.data, transform)
-    loader = DataLoader(
-        dataset, setup.recipe.batch_size, shuffle=True, num_workers=setup.workers
-    )  # fmt: skip
-    while True:
-        yield from loader
-
-
-def plain_loop(setup: Setup, batches: Iterable[Batch]) -> Runner:
-    model = Net(len(setup.data.classes)).to(setup.device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), 0.01, momentum=0.9, nesterov=True,
-        weight_decay=setup.recipe.weight_decay,
-    )  # fmt: skip
-    batches = iter(batches)
-
-    def run_steps(steps: int) -> None:
-        model.train()
-        total_loss, hits = 0.0, 0
-        for images, labels in islice(batches, steps):
-            images, labels = images.to(setup.device), labels.to(setup.device)
-            optimizer.zero_grad()
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            total_loss += loss.item()
-            hits += (logits.argmax(1) == labels).sum().item()
-
-    return run_steps
 
 
 def answer(connection, mode: str, setup: Setup, images: Path) -> None:
@@ -292,7 +214,7 @@ class Contestant:
         # forked from a process that has imported what takes seconds, and run nothing
         method = "spawn" if sys.platform == "win32" else "forkserver"
         context = multiprocessing.get_context(method)
-        context.set_forkserver_preload(["trainer", "albumentations.pytorch", "torch._dynamo"])
+        context.set_forkserver_preload(["trainer", "plain", "torch._dynamo"])
         self.mode, self.rates = mode, []
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=answer, args=(theirs, mode, setup, images))

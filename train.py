@@ -116,10 +116,10 @@ from trainer import Trainer, describe, keep_freed_memory, pick_device
 def main() -> None:
     args = parse_arguments()
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
-    keep_freed_memory()
     device = pick_device(args.device)
 
     data = sources.load(args.dataset, args.data_dir, args.limit_train)
+    keep_freed_memory()
     print_data(data)
     if recipe.batch_size > len(data.train_labels):
         raise UserError(

@@ -50,6 +50,7 @@ import torch
 import augment
 import plots
 import sources
+from data import as_tensor
 
 
 def main() -> None:
@@ -68,7 +69,10 @@ def main() -> None:
         tile_names += [f"{class_name} augmented {version}" for version in range(1, VERSIONS + 1)]
 
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
-    caption = f"{data.name}: the original on the left. RGB mean {mean}, std {std}"
+    caption = (
+        f"{data.name}: the original on the left, then --augment {args.augment}. "
+        f"RGB mean {mean}, std {std}"
+    )
     plots.draw_grid(np.stack(images), titles, VERSIONS + 1, caption, args.save)
     folder = args.save.with_name(f"{args.save.stem}_tiles")
     plots.write_tiles(np.stack(images), tile_names, folder)
@@ -87,7 +91,7 @@ def augment_images(
     size = images.shape[1]
     draws = augment.draw(np.random.default_rng(args.seed), len(images), size)
     augmented = augment.apply(
-        torch.from_numpy(images).permute(0, 3, 1, 2),
+        as_tensor(images),
         torch.from_numpy(augment.sampling_matrices(draws, size)),
         torch.from_numpy(draws.hole),
         torch.tensor(augment.hole_fill(mean)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib
 import io
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: for batches this small, threads only wait
@@ -16,7 +17,9 @@ import cli
 
 import numpy as np
 import pytest
+import torch
 
+import artifacts
 from sources import ImageData
 
 REPO = Path(__file__).parent.parent
@@ -93,3 +96,44 @@ def finished_run(small_npz, tmp_path_factory) -> Path:
     )
     assert outcome.status == 0, outcome.err
     return out
+
+
+TIMES = ("seconds", "images_per_second")
+
+
+def train(dataset: Path, out: Path, *flags: object) -> Outcome:
+    return run_script(
+        "train", "--dataset", dataset, "--out", out, "--batch-size", 32, "--workers", 0, *flags
+    )
+
+
+def log_without_times(out: Path) -> list[dict]:
+    with (out / "train_log.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_same(one, other):
+    """Equality of nested dicts, lists and dataclasses, tensors bit for bit; times aside."""
+    assert type(one) is type(other)
+    if is_dataclass(one):
+        one, other = vars(one), vars(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one.keys() - set(TIMES):
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def assert_same_run(one: Path, other: Path):
+    assert log_without_times(one) == log_without_times(other)
+    for name in (artifacts.BEST, artifacts.LAST):
+        assert_same(*(artifacts.load_checkpoint(out / name) for out in (one, other)))
+    matrices = [(out / artifacts.CONFUSION_MATRIX).read_bytes() for out in (one, other)]
+    assert matrices[0] == matrices[1]

@@ -36,6 +36,12 @@ def test_broken_log_is_named(content, tmp_path):
         artifacts.read_log(tmp_path)
 
 
+def test_broken_bench_is_named(tmp_path):
+    (tmp_path / "bench.csv").write_text("mode,images_per_second\nceiling,fast\n")
+    with pytest.raises(UserError, match=r"bench\.csv has no column slowest"):
+        artifacts.read_bench(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"started": "today"}'])
 def test_broken_config_is_named(content, tmp_path):
     (tmp_path / "config.json").write_text(content)

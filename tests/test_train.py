@@ -1,21 +1,17 @@
-"""Runs as a user starts them: what they leave, how they resume, how they refuse."""
+"""Runs as a user starts them: what they leave, how they end, how they refuse."""
 
-import csv
 import os
 import re
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
-from dataclasses import is_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, REPO, Outcome, run_script, save_npz
+from conftest import CLASSES, REPO, Outcome, log_without_times, run_script, save_npz, train
 from PIL import Image
 
 import artifacts
@@ -25,7 +21,6 @@ from model import Net
 from recipe import Recipe
 from trainer import Trainer
 
-TIMES = ("seconds", "images_per_second")
 PICTURES = {
     "acc_curves.png": (600, 400),
     "loss_curves.png": (600, 400),
@@ -33,44 +28,6 @@ PICTURES = {
     "test_samples_grid.png": (1132, 638),
     "augmented_samples_grid.png": (1132, 638),
 }
-
-
-def train(dataset: Path, out: Path, *flags: object) -> Outcome:
-    return run_script(
-        "train", "--dataset", dataset, "--out", out, "--batch-size", 32, "--workers", 0, *flags
-    )
-
-
-def log_without_times(out: Path) -> list[dict]:
-    with (out / "train_log.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
-
-
-def assert_same(one, other):
-    """Equality of nested dicts, lists and dataclasses, tensors bit for bit; times aside."""
-    assert type(one) is type(other)
-    if is_dataclass(one):
-        one, other = vars(one), vars(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one.keys() - set(TIMES):
-            assert_same(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
-
-
-def assert_same_run(one: Path, other: Path):
-    assert log_without_times(one) == log_without_times(other)
-    for name in (artifacts.BEST, artifacts.LAST):
-        assert_same(*(artifacts.load_checkpoint(out / name) for out in (one, other)))
-    matrices = [(out / artifacts.CONFUSION_MATRIX).read_bytes() for out in (one, other)]
-    assert matrices[0] == matrices[1]
 
 
 def test_a_run_leaves_its_log_config_checkpoints_and_pictures(finished_run, small_data):
@@ -121,124 +78,30 @@ def test_best_pt_is_of_the_first_epoch_with_the_best_accuracy(small_npz, tmp_pat
     assert checkpoint.test_acc == log.test_acc.max()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_change_the_run(workers, small_npz, tmp_path):
-    for out, count in (("alone", 0), ("helped", workers)):
-        train(small_npz, tmp_path / out, "--epochs", 2, "--workers", count)
-    assert_same_run(tmp_path / "alone", tmp_path / "helped")
+def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        pytest.skip(f"torch.compile needs a C++ compiler, and there is no {compiler}")
+    flags = ["--epochs", "2", "--batch-size", "20", "--compile", "--out", str(tmp_path)]
+    command = [sys.executable, "train.py", "--dataset", str(small_npz), *flags]
+    subprocess.run(command, cwd=REPO, capture_output=True, check=True)
+    checkpoint = artifacts.load_checkpoint(tmp_path / "best.pt")
+    Net(len(CLASSES)).load_state_dict(checkpoint.model)
+    resumed = run_script("train", "--dataset", small_npz, *flags, "--resume")
+    assert "resumed after epoch 2 of 2" in resumed.out
 
 
-def test_seeds_differ(small_npz, tmp_path):
-    for seed in (0, 1):
-        train(small_npz, tmp_path / str(seed), "--epochs", 1, "--seed", seed)
-    assert log_without_times(tmp_path / "0") != log_without_times(tmp_path / "1")
-
-
-def test_interrupted_and_resumed_is_the_run(small_npz, tmp_path):
-    """Ctrl-C in a real process, then the command that it names."""
-    flags = ["--dataset", small_npz, "--epochs", 12, "--batch-size", 16, "--workers", 1]
-    assert run_script("train", *flags, "--out", tmp_path / "whole").status == 0
-    assert artifacts.read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
-    command = [sys.executable, "train.py", *map(str, flags), "--out", str(tmp_path / "cut")]
-    process = subprocess.Popen(
-        command,
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not process.stdout.readline().startswith("epoch  2/12"):
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
-    _, err = process.communicate(timeout=60)
-    outcome = Outcome(process.returncode, "", err)
-    outcome.assert_refused("epochs 1 to", "of 12 are saved", "--resume", status=130)
-    finished = len(log_without_times(tmp_path / "cut"))
-    assert 2 <= finished < 12
-
-    named = shlex.split(err.split("Go on with: ")[1])
-    assert named[:2] == ["python", "train.py"]
-    resumed = run_script("train", *named[2:])
-    assert resumed.status == 0
-    assert f"resumed after epoch {finished} of 12" in resumed.out
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_a_finished_run_resumes_to_itself(small_npz, tmp_path):
-    train(small_npz, tmp_path, "--epochs", 2)
-    before = (tmp_path / "train_log.csv").read_bytes()
-    assert train(small_npz, tmp_path, "--epochs", 2, "--resume").status == 0
-    assert (tmp_path / "train_log.csv").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--epochs", 3], ["--epochs (was 2, now 3)"]),
-        (["--width", 0.5], ["--width (was 1.0, now 0.5)"]),
-        (["--lr", 0.01, "--seed", 3], ["--lr (was 0.001, now 0.01)", "--seed (was 0, now 3)"]),
-        (["--batch-size", 16], ["--batch-size (was 32, now 16)"]),
-        (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
-        (["--label-smoothing", 0.1], ["--label-smoothing (was 0.0, now 0.1)"]),
-        (["--limit-train", 50], ["data set"]),
-    ],
-)
-def test_resume_refuses_another_run(flags, words, small_npz, finished_run):
-    before = {path: path.read_bytes() for path in finished_run.rglob("*.*") if path.is_file()}
-    train(small_npz, finished_run, "--epochs", 2, "--resume", *flags).assert_refused(*words)
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_resume_refuses_a_network_edited_without_changing_a_shape(
-    small_npz, finished_run, monkeypatch
-):
-    def forward(self, images):
-        x = self.c2b(self.c2a(self.c1c(self.c1b(self.c1a(images)))))
-        x = F.avg_pool2d(x, 3, 1, 1)
-        return self.fc(self.gap(self.c4b(self.c4a(self.c3b(self.c3a(x))))).flatten(1))
-
-    monkeypatch.setattr(Net, "forward", forward)
-    train(small_npz, finished_run, "--epochs", 2, "--resume").assert_refused("differs in network")
-
-
-def test_resume_without_a_run(small_npz, tmp_path):
-    train(small_npz, tmp_path, "--resume").assert_refused("last.pt", "missing")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "tampered", "settings", "best"])
-def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_path):
-    last = tmp_path / "last.pt"
-    whole = (finished_run / "last.pt").read_bytes()
-    if damage == "truncated":
-        last.write_bytes(whole[:-1000])
-    elif damage == "tampered":
-        checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
-        del checkpoint["model"]["fc.bias"]
-        torch.save(checkpoint, last)
-    elif damage == "settings":
-        checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
-        checkpoint["training"]["settings"] = 3
-        torch.save(checkpoint, last)
-    else:  # a checkpoint to use is none to resume from
-        last.write_bytes((finished_run / "best.pt").read_bytes())
-    outcome = train(small_npz, tmp_path, "--epochs", 2, "--resume")
-    outcome.assert_refused("last.pt")
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "another network's"])
-def test_resume_with_a_broken_best_pt(damage, small_npz, finished_run, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(finished_run, out)
-    best = out / "best.pt"
-    if damage == "missing":
-        best.unlink()
-    elif damage == "truncated":
-        best.write_bytes(best.read_bytes()[:-1000])
-    else:
-        checkpoint = torch.load(best, weights_only=True)
-        torch.save({**checkpoint, "model": Net(3, width=0.5).state_dict()}, best)
-    train(small_npz, out, "--epochs", 2, "--resume").assert_refused("best.pt")
+def test_compile_without_a_compiler(small_npz, tmp_path):
+    command = [sys.executable, "train.py", "--dataset", str(small_npz), "--batch-size", "32"]
+    environment = {**os.environ, "CXX": "no-such-compiler"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        [*command, "--compile", "--device", "cpu", "--out", str(tmp_path / "out")],
+        cwd=REPO, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    last_line = done.stderr.strip().splitlines()[-1]
+    Outcome(done.returncode, "", last_line).assert_refused("--compile failed", "C++ compiler")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, tmp_path):

@@ -27,10 +27,11 @@ def marked(name: str, content: bytes = b"\nold\n") -> bytes:
 
 README = b"\n".join([b"# Title", *map(marked, BLOCKS), b"The end."])
 
+PARTS = len(BLOCKS) + 1
 outside = st.binary(max_size=60).filter(lambda text: b"<!--" not in text)
 
 
-@given(st.lists(outside, min_size=7, max_size=7), st.permutations(BLOCKS))
+@given(st.lists(outside, min_size=PARTS, max_size=PARTS), st.permutations(BLOCKS))
 def test_text_outside_the_markers_survives_byte_for_byte(texts, order):
     # "|" keeps a text's last bytes and a marker apart
     readme = b"|".join(
@@ -167,6 +168,24 @@ def test_blocks_show_the_run(repo):
     assert "visualize_augmentations.py --save" in text
     assert "83,419 trainable parameters" in text
     assert "depth-idx" in text
+
+
+def test_bench_block(repo):
+    readme = repo / "docs" / "README.md"
+    update(repo)
+    assert "Not measured yet: `python bench.py`." in readme.read_text("utf-8")
+    command = "python bench.py --dataset 'a|b'"
+    rows = [
+        artifacts.BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
+        artifacts.BenchRow("plain", 493.8, 480, 500, 0.4, 1, 1001, "CPU <x>", command),
+    ]
+    artifacts.write_bench(repo / "my results#1", rows)
+    update(repo)
+    text = readme.read_text("utf-8")
+    assert "| ceiling | 1,234 | 1,200 to 1,300 | 1.00 | 2.50 | 987 MB |" in text
+    assert "| plain | 494 | 480 to 500 | 0.40 | 1.00 | 1,001 MB |" in text
+    assert f"`{command}` on CPU &lt;x&gt;." in text
+    assert update(repo, "--check").status == 0
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):

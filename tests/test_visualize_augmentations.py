@@ -1,10 +1,12 @@
 """The look at the augmentation before training."""
 
 import numpy as np
+import pytest
 from conftest import run_script, save_npz
 from PIL import Image
 
 import plots
+from recipe import AUGMENTERS
 from visualize_augmentations import VERSIONS
 
 
@@ -12,9 +14,10 @@ def visualize(npz, save, *flags):
     return run_script("visualize_augmentations", "--dataset", npz, "--save", save, *flags)
 
 
-def test_grid_and_tiles(small_npz, small_data, tmp_path):
+@pytest.mark.parametrize("augmenter", AUGMENTERS)
+def test_grid_and_tiles(augmenter, small_npz, small_data, tmp_path):
     save = tmp_path / "new" / "demo.png"
-    outcome = visualize(small_npz, save, "--n", 3)
+    outcome = visualize(small_npz, save, "--n", 3, "--augment", augmenter)
     assert outcome.status == 0
     for values in (small_data.mean, small_data.std):
         assert " ".join(f"{value:.4f}" for value in values) in outcome.out
@@ -39,10 +42,13 @@ def _network_pixels(tile):
         return np.asarray(image)[:: plots.TILE_ZOOM, :: plots.TILE_ZOOM]
 
 
-def test_the_seed_decides(small_npz, tmp_path):
+@pytest.mark.parametrize("augmenter", AUGMENTERS)
+def test_the_seed_decides(augmenter, small_npz, tmp_path):
     pictures = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        visualize(small_npz, tmp_path / f"{name}.png", "--n", 2, "--seed", seed)
+        visualize(
+            small_npz, tmp_path / f"{name}.png", "--n", 2, "--seed", seed, "--augment", augmenter
+        )
         pictures.append((tmp_path / f"{name}.png").read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
 

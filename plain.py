@@ -1,0 +1,118 @@
+"""What a straightforward training script does, for bench.py to compare with.
+
+float32 images in NCHW, augmented and normalised one by one; a loader without further care; a loop
+that waits for its loss in every step.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import albumentations as A
+import numpy as np
+import torch
+import torch.nn.functional as F
+from albumentations.pytorch import ToTensorV2
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from augment import AUGMENTATION, OPENCV_BORDER, hole_fill
+from model import Net
+from recipe import Recipe
+from sources import ImageData
+
+
+class AlbumentationsTransform:
+    """Albumentations' own transforms, and no quicker ones, of augment.py's parameters."""
+
+    def __init__(self, data: ImageData):
+        a = AUGMENTATION
+        side = (a["hole_size"], a["hole_size"])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
+            affine = A.ShiftScaleRotate(
+                a["shift_limit"], a["scale_limit"], a["rotate_limit"],
+                border_mode=OPENCV_BORDER, p=a["affine_p"],
+            )  # fmt: skip
+        self.pipeline = A.Compose(
+            [
+                A.HorizontalFlip(p=a["flip_p"]),
+                affine,
+                A.CoarseDropout((1, 1), side, side, fill=hole_fill(data.mean), p=a["hole_p"]),
+                A.Normalize(data.mean, data.std),
+                ToTensorV2(),
+            ]
+        )
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        return self.pipeline(image=image)["image"]
+
+
+def torchvision_transform(data: ImageData) -> Callable[[np.ndarray], Tensor]:
+    """torchvision's nearest to the same augmentation; it fills borders with black."""
+    a = AUGMENTATION
+    shift, scale = a["shift_limit"], a["scale_limit"]
+    affine = transforms.RandomAffine(
+        a["rotate_limit"], translate=(shift, shift), scale=(1 - scale, 1 + scale)
+    )
+    area = (a["hole_size"] / data.train_images.shape[1]) ** 2
+    fill = [value / 255 for value in hole_fill(data.mean)]
+    return transforms.Compose(
+        [
+            transforms.ToPILImage(),
+            transforms.RandomHorizontalFlip(a["flip_p"]),
+            transforms.RandomApply([affine], a["affine_p"]),
+            transforms.ToTensor(),
+            transforms.RandomErasing(a["hole_p"], scale=(area, area), ratio=(1, 1), value=fill),
+            transforms.Normalize(data.mean, data.std),
+        ]
+    )
+
+
+class PlainDataset(Dataset):
+    def __init__(self, data: ImageData, transform: Callable[[np.ndarray], Tensor]):
+        self.images, self.labels, self.transform = data.train_images, data.train_labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), int(self.labels[index])
+
+
+def endless_batches(
+    data: ImageData, transform: Callable[[np.ndarray], Tensor], batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    dataset = PlainDataset(data, transform)
+    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)
+    while True:
+        yield from loader
+
+
+def training_loop(
+    data: ImageData, device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Callable[[int], None]:
+    """A function that trains for so many steps."""
+    model = Net(len(data.classes)).to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=Recipe.weight_decay
+    )
+    batches = iter(batches)
+
+    def train(steps: int) -> None:
+        model.train()
+        total_loss, hits = 0.0, 0
+        for images, labels in islice(batches, steps):
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+            optimizer.step()
+            total_loss += loss.item()
+            hits += (logits.argmax(1) == labels).sum().item()
+
+    return train

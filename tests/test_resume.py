@@ -1,0 +1,156 @@
+"""A run is what its flags say, however often it was stopped: repeated, resumed, refused."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import REPO, Outcome, assert_same_run, log_without_times, run_script, train
+
+import artifacts
+from model import Net
+from recipe import AUGMENTERS
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_the_run(workers, small_npz, tmp_path):
+    for out, count in (("alone", 0), ("helped", workers)):
+        train(small_npz, tmp_path / out, "--epochs", 2, "--workers", count)
+    assert_same_run(tmp_path / "alone", tmp_path / "helped")
+
+
+@pytest.mark.parametrize("augmenter", AUGMENTERS)
+def test_the_same_flags_give_the_same_run(augmenter, small_npz, tmp_path):
+    for name in ("one", "other"):
+        train(small_npz, tmp_path / name, "--epochs", 2, "--augment", augmenter)
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+
+
+def test_augmenters_differ(small_npz, tmp_path):
+    for augmenter in AUGMENTERS:
+        out = tmp_path / augmenter
+        assert train(small_npz, out, "--epochs", 1, "--augment", augmenter).status == 0
+    one, other = (log_without_times(tmp_path / augmenter) for augmenter in AUGMENTERS)
+    assert one != other
+
+
+@pytest.mark.parametrize("augmenter", AUGMENTERS)
+def test_seeds_differ(augmenter, small_npz, tmp_path):
+    for seed in (0, 1):
+        flags = ("--epochs", 1, "--seed", seed, "--augment", augmenter)
+        train(small_npz, tmp_path / str(seed), *flags)
+    assert log_without_times(tmp_path / "0") != log_without_times(tmp_path / "1")
+
+
+@pytest.mark.parametrize("augment", [("--workers", 1), ("--augment", "device")])
+def test_interrupted_and_resumed_is_the_run(augment, small_npz, tmp_path):
+    """Ctrl-C in a real process, then the command that it names."""
+    flags = ["--dataset", small_npz, "--epochs", 12, "--batch-size", 16, *augment]
+    assert run_script("train", *flags, "--out", tmp_path / "whole").status == 0
+    assert artifacts.read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
+    command = [sys.executable, "train.py", *map(str, flags), "--out", str(tmp_path / "cut")]
+    process = subprocess.Popen(
+        command,
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not process.stdout.readline().startswith("epoch  2/12"):
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
+    _, err = process.communicate(timeout=60)
+    outcome = Outcome(process.returncode, "", err)
+    outcome.assert_refused("epochs 1 to", "of 12 are saved", "--resume", status=130)
+    finished = len(log_without_times(tmp_path / "cut"))
+    assert 2 <= finished < 12
+
+    named = shlex.split(err.split("Go on with: ")[1])
+    assert named[:2] == ["python", "train.py"]
+    resumed = run_script("train", *named[2:])
+    assert resumed.status == 0
+    assert f"resumed after epoch {finished} of 12" in resumed.out
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_finished_run_resumes_to_itself(small_npz, tmp_path):
+    train(small_npz, tmp_path, "--epochs", 2)
+    before = (tmp_path / "train_log.csv").read_bytes()
+    assert train(small_npz, tmp_path, "--epochs", 2, "--resume").status == 0
+    assert (tmp_path / "train_log.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--epochs", 3], ["--epochs (was 2, now 3)"]),
+        (["--width", 0.5], ["--width (was 1.0, now 0.5)"]),
+        (["--lr", 0.01, "--seed", 3], ["--lr (was 0.001, now 0.01)", "--seed (was 0, now 3)"]),
+        (["--batch-size", 16], ["--batch-size (was 32, now 16)"]),
+        (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
+        (["--label-smoothing", 0.1], ["--label-smoothing (was 0.0, now 0.1)"]),
+        (["--augment", "device"], ["--augment (was albumentations, now device)"]),
+        (["--limit-train", 50], ["data set"]),
+    ],
+)
+def test_resume_refuses_another_run(flags, words, small_npz, finished_run):
+    before = {path: path.read_bytes() for path in finished_run.rglob("*.*") if path.is_file()}
+    train(small_npz, finished_run, "--epochs", 2, "--resume", *flags).assert_refused(*words)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_resume_refuses_a_network_edited_without_changing_a_shape(
+    small_npz, finished_run, monkeypatch
+):
+    def forward(self, images):
+        x = self.c2b(self.c2a(self.c1c(self.c1b(self.c1a(images)))))
+        x = F.avg_pool2d(x, 3, 1, 1)
+        return self.fc(self.gap(self.c4b(self.c4a(self.c3b(self.c3a(x))))).flatten(1))
+
+    monkeypatch.setattr(Net, "forward", forward)
+    train(small_npz, finished_run, "--epochs", 2, "--resume").assert_refused("differs in network")
+
+
+def test_resume_without_a_run(small_npz, tmp_path):
+    train(small_npz, tmp_path, "--resume").assert_refused("last.pt", "missing")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "tampered", "settings", "best"])
+def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_path):
+    last = tmp_path / "last.pt"
+    whole = (finished_run / "last.pt").read_bytes()
+    if damage == "truncated":
+        last.write_bytes(whole[:-1000])
+    elif damage == "tampered":
+        checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
+        del checkpoint["model"]["fc.bias"]
+        torch.save(checkpoint, last)
+    elif damage == "settings":
+        checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
+        checkpoint["training"]["settings"] = 3
+        torch.save(checkpoint, last)
+    else:  # a checkpoint to use is none to resume from
+        last.write_bytes((finished_run / "best.pt").read_bytes())
+    outcome = train(small_npz, tmp_path, "--epochs", 2, "--resume")
+    outcome.assert_refused("last.pt")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "another network's"])
+def test_resume_with_a_broken_best_pt(damage, small_npz, finished_run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    best = out / "best.pt"
+    if damage == "missing":
+        best.unlink()
+    elif damage == "truncated":
+        best.write_bytes(best.read_bytes()[:-1000])
+    else:
+        checkpoint = torch.load(best, weights_only=True)
+        torch.save({**checkpoint, "model": Net(3, width=0.5).state_dict()}, best)
+    train(small_npz, out, "--epochs", 2, "--resume").assert_refused("best.pt")
