@@ -63,7 +63,8 @@ import multiprocessing
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 
@@ -100,7 +101,26 @@ class Setup:
 
 
 Batch = tuple[Tensor, Tensor]
-Runner = Callable[[int], object]  # takes so many training steps
+Runner = Callable[[int], int]  # takes so many training steps, returns on how many images
+
+
+def runner(train: Callable[[Iterable[Batch]], object], batches: Iterable[Batch]) -> Runner:
+    """Has `train` take its steps on `batches`, from which each call goes on."""
+    batches = iter(batches)
+
+    def run_steps(steps: int) -> int:
+        images = 0
+
+        def counted() -> Iterator[Batch]:
+            nonlocal images
+            for batch in islice(batches, steps):
+                images += len(batch[1])
+                yield batch
+
+        train(counted())
+        return images
+
+    return run_steps
 
 
 def ceiling(setup: Setup) -> Runner:
@@ -108,26 +128,19 @@ def ceiling(setup: Setup) -> Runner:
     keep_freed_memory()
     trainer = setup.trainer()
     batch = next(DeviceBatches(setup.data, setup.recipe, setup.device).epoch(1))
-    return lambda steps: trainer.train(repeat(batch, steps))
+    return runner(trainer.train, repeat(batch))
 
 
 def loader_alone(setup: Setup) -> Runner:
     """Albumentations' batches, brought to the device and thrown away."""
     keep_freed_memory()
-    batches = all_epochs(setup)
-
-    def run_steps(steps: int) -> None:
-        for _ in islice(batches, steps):
-            pass
-
-    return run_steps
+    return runner(deque(maxlen=0).extend, all_epochs(setup))
 
 
 def albumentations(setup: Setup) -> Runner:
     """`train.py --augment albumentations`"""
     keep_freed_memory()
-    trainer, batches = setup.trainer(), all_epochs(setup)
-    return lambda steps: trainer.train(islice(batches, steps))
+    return runner(setup.trainer().train, all_epochs(setup))
 
 
 def device(setup: Setup) -> Runner:
@@ -139,14 +152,14 @@ def plain_albumentations(setup: Setup) -> Runner:
     """A straightforward script: float32 NCHW, Albumentations image by image."""
     transform = plain.AlbumentationsTransform(setup.data)
     batches = plain.endless_batches(setup.data, transform, setup.recipe.batch_size, setup.workers)
-    return plain.training_loop(setup.data, setup.device, batches)
+    return runner(plain.training_loop(setup.data, setup.device), batches)
 
 
 def plain_torchvision(setup: Setup) -> Runner:
     """The same with torchvision's transforms, about as strong."""
     transform = plain.torchvision_transform(setup.data)
     batches = plain.endless_batches(setup.data, transform, setup.recipe.batch_size, setup.workers)
-    return plain.training_loop(setup.data, setup.device, batches)
+    return runner(plain.training_loop(setup.data, setup.device), batches)
 
 
 def plain_step(setup: Setup) -> Runner:
@@ -154,7 +167,7 @@ def plain_step(setup: Setup) -> Runner:
     size, side = setup.recipe.batch_size, setup.data.train_images.shape[1]
     images = torch.randn(size, 3, side, side, device=setup.device)
     labels = torch.arange(size, device=setup.device) % len(setup.data.classes)
-    return plain.training_loop(setup.data, setup.device, repeat((images, labels)))
+    return runner(plain.training_loop(setup.data, setup.device), repeat((images, labels)))
 
 
 MODES: dict[str, Callable[[Setup], Runner]] = {
@@ -181,21 +194,32 @@ def answer(connection, mode: str, setup: Setup, images: Path) -> None:
     send the images per second; at the end, send its peak memory (MB)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells it when to stop
     multiprocessing.set_start_method(setup.start_method, force=True)  # of workers, as in a run
-    run_steps = MODES[mode](replace(setup, data=sources.load(str(images))))
-    fill = 2 * setup.workers + 1  # steps until prefetched batches are used up and caches warm
-    run_steps(fill)
-    start = time.perf_counter()
-    run_steps(3)
-    per_step = (time.perf_counter() - start) / 3
-    connection.send(None)
-    with contextlib.suppress(EOFError):  # the parent was stopped
+    with contextlib.suppress(EOFError, OSError):  # the parent was stopped
+        try:
+            run_steps = MODES[mode](replace(setup, data=sources.load(str(images))))
+            fill = 2 * setup.workers + 1  # steps until prefetched batches are used up
+            timed(run_steps, fill, setup.device)
+            per_step = timed(run_steps, 3, setup.device)[1] / 3
+            connection.send(None)
+        except UserError as error:
+            connection.send(error)
+            return
         while seconds := connection.recv():
-            steps = max(3, round(seconds / per_step))
-            run_steps(fill)
-            start = time.perf_counter()
-            run_steps(steps)
-            connection.send(setup.recipe.batch_size * steps / (time.perf_counter() - start))
+            timed(run_steps, fill, setup.device)
+            trained_on, elapsed = timed(
+                run_steps, max(3, round(seconds / per_step)), setup.device
+            )  # fmt: skip
+            connection.send(trained_on / elapsed)
         connection.send(peak_memory_mb())
+
+
+def timed(run_steps: Runner, steps: int, device: torch.device) -> tuple[int, float]:
+    """Images trained on, and seconds that it took."""
+    start = time.perf_counter()
+    images = run_steps(steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return images, time.perf_counter() - start
 
 
 def peak_memory_mb() -> float:
@@ -220,13 +244,15 @@ class Contestant:
         self.process = context.Process(target=answer, args=(theirs, mode, setup, images))
         self.process.start()
         theirs.close()
-        self.receive()
 
     def receive(self):
         try:
-            return self.connection.recv()
-        except EOFError:
+            received = self.connection.recv()
+        except (EOFError, OSError):
             raise UserError(f"the measurement of {self.mode!r} broke off") from None
+        if isinstance(received, UserError):
+            raise received
+        return received
 
     def measure(self, seconds: float) -> None:
         self.connection.send(seconds)
@@ -239,6 +265,7 @@ class Contestant:
 
     def close(self) -> None:
         self.connection.close()
+        self.process.terminate()
         self.process.join()
 
 
@@ -258,7 +285,7 @@ def main() -> None:
     if args.profile:
         print(profile(setup))
         return
-    rounds, seconds = (3, 0.5) if args.quick else (7, 4)
+    rounds, seconds = (3, 0.5) if args.quick else (20, 1.2)
     print(
         f"{data.name}, batches of {recipe.batch_size}, {setup.workers} workers, torch "
         f"{torch.__version__}, on {describe(device)}; {rounds} rounds",
@@ -268,7 +295,8 @@ def main() -> None:
     print_table(rows)
     artifacts.archive_earlier_bench(args.out)
     artifacts.write_bench(args.out, rows)
-    print(f"wrote {args.out / artifacts.BENCH}; next: python update_readme.py")
+    shown = "; next: python update_readme.py" if args.out == Path("results") else ""
+    print(f"wrote {args.out / artifacts.BENCH}{shown}")
 
 
 def measure(setup: Setup, rounds: int, seconds: float) -> list[BenchRow]:
@@ -285,6 +313,7 @@ def take_turns(setup: Setup, images: Path, rounds: int, seconds: float) -> list[
     try:
         for mode in MODES:
             contestants.append(Contestant(mode, setup, images))
+            contestants[-1].receive()  # one at a time warms up
             bar.update()
         for _ in range(rounds):
             for contestant in contestants:

@@ -38,8 +38,11 @@ class UserError(Exception):
     """A mistake of the user's or a fault of the machine: the message is the whole line to show."""
 
     def __init__(self, message: str, status: int = 1):
-        super().__init__(message)
-        self.status = status
+        super().__init__(message, status)  # both, so that it can be sent between processes
+        self.message, self.status = message, status
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,8 +78,8 @@ def add_data_flags(group) -> None:
 def add_augment_flag(group) -> None:
     group.add_argument(
         "--augment", choices=AUGMENTERS, default=Recipe.augment,
-        help="where images are augmented: by Albumentations in worker processes, or whole batches "
-        "at a time on the training device",
+        help="who augments: Albumentations image by image on the CPU, or the training device whole "
+        "batches at a time",
     )  # fmt: skip
 
 
@@ -90,8 +93,8 @@ def add_device_flag(group) -> None:
 def add_workers_flag(group) -> None:
     group.add_argument(
         "--workers", metavar="N", type=worker_count, default="auto",
-        help="processes that run Albumentations; 0 runs it in the training process. The result is "
-        "the same",
+        help="processes that run Albumentations; 0 runs it between the training steps, which auto "
+        "does on one or two CPU cores without a GPU. The result is the same",
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
 
 
 class HostBatches:
-    """Batches that Albumentations augments in worker processes."""
+    """Batches that Albumentations augments, in `workers` processes, or here if that is 0."""
 
     def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, workers: int):
         self.device = device

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 
 import albumentations as A
 import numpy as np
@@ -93,19 +92,18 @@ def endless_batches(
 
 
 def training_loop(
-    data: ImageData, device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]
-) -> Callable[[int], None]:
-    """A function that trains for so many steps."""
+    data: ImageData, device: torch.device
+) -> Callable[[Iterable[tuple[Tensor, Tensor]]], None]:
+    """A function that takes a training step on each of the batches that it is given."""
     model = Net(len(data.classes)).to(device)
     optimizer = torch.optim.SGD(
         model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=Recipe.weight_decay
     )
-    batches = iter(batches)
 
-    def train(steps: int) -> None:
+    def train(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         model.train()
         total_loss, hits = 0.0, 0
-        for images, labels in islice(batches, steps):
+        for images, labels in batches:
             images, labels = images.to(device), labels.to(device)
             optimizer.zero_grad()
             logits = model(images)

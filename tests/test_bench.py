@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPO, run_script
 
 import artifacts
@@ -27,6 +28,14 @@ def test_quick_bench(small_npz, tmp_path):
     assert table.command.str.startswith("python bench.py --quick").all()
     for mode in table.index:
         assert mode in done.stdout
+
+
+def test_a_short_batch_counts_as_what_it_is():
+    batches = [(torch.zeros(size), torch.zeros(size)) for size in (16, 16, 4, 16)]
+    trained_on = []
+    run_steps = bench.runner(trained_on.extend, batches)
+    assert [run_steps(1), run_steps(2), run_steps(5)] == [16, 20, 16]
+    assert len(trained_on) == 4
 
 
 def test_profile(small_npz, tmp_path):
