@@ -154,7 +154,8 @@ def test_npz_that_is_none(content, small_npz, tmp_path):
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.npz", "cifar"])
 def test_data_set_that_is_not_there(name, tmp_path):
     path = tmp_path / name
-    run_script("train", "--dataset", path, "--out", tmp_path / "out").assert_refused(name)
+    outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
+    outcome.assert_refused(name, status=2)
 
 
 @pytest.fixture
