@@ -41,29 +41,6 @@ def hole_fill(mean: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(int(255 * m) for m in mean)
 
 
-def build_pipeline(mean: tuple[float, ...]) -> A.Compose:
-    """The augmentation by Albumentations, for uint8 (H, W, 3) images of the given mean (0..1)."""
-    a = AUGMENTATION
-    with warnings.catch_warnings():
-        # Albumentations advises Affine; ShiftScaleRotate is what the assignment names.
-        warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
-        affine = ShiftScaleRotate(
-            shift_limit=a["shift_limit"],
-            scale_limit=a["scale_limit"],
-            rotate_limit=a["rotate_limit"],
-            border_mode=OPENCV_BORDER,
-            p=a["affine_p"],
-        )
-    hole = CoarseDropout(
-        num_holes_range=(1, 1),
-        hole_height_range=(a["hole_size"], a["hole_size"]),
-        hole_width_range=(a["hole_size"], a["hole_size"]),
-        fill=hole_fill(mean),
-        p=a["hole_p"],
-    )
-    return A.Compose([A.HorizontalFlip(p=a["flip_p"]), affine, hole])
-
-
 class ShiftScaleRotate(A.ShiftScaleRotate):
     """Albumentations' own to the pixel, in half the time on small images: without a second
     matrix for bounding boxes, and a check whether the first moves anything at all."""
@@ -94,6 +71,33 @@ class CoarseDropout(A.CoarseDropout):
         for left, top, right, bottom in holes:
             img[top:bottom, left:right] = self.fill
         return img
+
+
+def build_pipeline(
+    mean: tuple[float, ...],
+    affine_kind: type[A.ShiftScaleRotate] = ShiftScaleRotate,
+    hole_kind: type[A.CoarseDropout] = CoarseDropout,
+) -> A.Compose:
+    """The augmentation by Albumentations, for uint8 (H, W, 3) images of the given mean (0..1)."""
+    a = AUGMENTATION
+    with warnings.catch_warnings():
+        # Albumentations advises Affine; ShiftScaleRotate is what the assignment names.
+        warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
+        affine = affine_kind(
+            shift_limit=a["shift_limit"],
+            scale_limit=a["scale_limit"],
+            rotate_limit=a["rotate_limit"],
+            border_mode=OPENCV_BORDER,
+            p=a["affine_p"],
+        )
+    hole = hole_kind(
+        num_holes_range=(1, 1),
+        hole_height_range=(a["hole_size"], a["hole_size"]),
+        hole_width_range=(a["hole_size"], a["hole_size"]),
+        fill=hole_fill(mean),
+        p=a["hole_p"],
+    )
+    return A.Compose([A.HorizontalFlip(p=a["flip_p"]), affine, hole])
 
 
 class Draws(NamedTuple):

@@ -18,15 +18,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from cli import (
-    Parser,
-    UserError,
-    add_data_flags,
-    add_device_flag,
-    add_workers_flag,
-    number,
-    run,
-)
+from cli import Parser, UserError, add_batch_size_flag, add_data_flags, add_device_flags, run
 
 import artifacts
 from artifacts import BenchRow
@@ -36,13 +28,8 @@ from recipe import Recipe
 def parse_arguments() -> argparse.Namespace:
     parser = Parser("Measure the speed of training; see README.md.")
     add_data_flags(parser)
-    parser.add_argument(
-        "--batch-size", metavar="N", type=number(int, at_least=1), default=Recipe.batch_size,
-        help="images a step",
-    )  # fmt: skip
-    add_device_flag(parser)
-    add_workers_flag(parser)
-    parser.add_argument("--compile", action="store_true", help="use torch.compile, as train.py")
+    add_batch_size_flag(parser)
+    add_device_flags(parser)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument(
         "--profile", action="store_true", help="print where a step's time goes, and nothing else"
@@ -66,7 +53,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from functools import partial
+from itertools import count, islice, repeat
 
 import numpy as np
 import torch
@@ -75,7 +63,7 @@ from tqdm import tqdm
 
 import plain
 import sources
-from data import DeviceBatches, training_batches, worker_count
+from data import DeviceBatches, check_batch_size, training_batches, worker_count
 from model import Net
 from sources import ImageData
 from trainer import Trainer, describe, keep_freed_memory, pick_device
@@ -95,6 +83,7 @@ class Setup:
     start_method: str  # of this platform's processes
 
     def trainer(self) -> Trainer:
+        keep_freed_memory()  # as train.py does; a plain script does not
         model = Net(len(self.data.classes)).to(self.device, memory_format=torch.channels_last)
         steps = 1_000_000  # longer than any measurement
         return Trainer(model, self.device, self.data, self.recipe, steps, self.compiled)
@@ -125,7 +114,6 @@ def runner(train: Callable[[Iterable[Batch]], object], batches: Iterable[Batch])
 
 def ceiling(setup: Setup) -> Runner:
     """The training step alone, on one batch that stays on the device."""
-    keep_freed_memory()
     trainer = setup.trainer()
     batch = next(DeviceBatches(setup.data, setup.recipe, setup.device).epoch(1))
     return runner(trainer.train, repeat(batch))
@@ -133,13 +121,11 @@ def ceiling(setup: Setup) -> Runner:
 
 def loader_alone(setup: Setup) -> Runner:
     """Albumentations' batches, brought to the device and thrown away."""
-    keep_freed_memory()
     return runner(deque(maxlen=0).extend, all_epochs(setup))
 
 
 def albumentations(setup: Setup) -> Runner:
     """`train.py --augment albumentations`"""
-    keep_freed_memory()
     return runner(setup.trainer().train, all_epochs(setup))
 
 
@@ -148,16 +134,9 @@ def device(setup: Setup) -> Runner:
     return albumentations(replace(setup, recipe=replace(setup.recipe, augment="device")))
 
 
-def plain_albumentations(setup: Setup) -> Runner:
-    """A straightforward script: float32 NCHW, Albumentations image by image."""
-    transform = plain.AlbumentationsTransform(setup.data)
-    batches = plain.endless_batches(setup.data, transform, setup.recipe.batch_size, setup.workers)
-    return runner(plain.training_loop(setup.data, setup.device), batches)
-
-
-def plain_torchvision(setup: Setup) -> Runner:
-    """The same with torchvision's transforms, about as strong."""
-    transform = plain.torchvision_transform(setup.data)
+def plain_script(make_transform: Callable[[ImageData], plain.Transform], setup: Setup) -> Runner:
+    """A straightforward script: float32 NCHW, augmented image by image."""
+    transform = make_transform(setup.data)
     batches = plain.endless_batches(setup.data, transform, setup.recipe.batch_size, setup.workers)
     return runner(plain.training_loop(setup.data, setup.device), batches)
 
@@ -175,17 +154,15 @@ MODES: dict[str, Callable[[Setup], Runner]] = {
     "albumentations": albumentations,
     "device": device,
     "loader alone": loader_alone,
-    PLAIN: plain_albumentations,
-    "plain, torchvision": plain_torchvision,
+    PLAIN: partial(plain_script, plain.AlbumentationsTransform),
+    "plain, torchvision": partial(plain_script, plain.torchvision_transform),
     "plain step": plain_step,
 }
 
 
 def all_epochs(setup: Setup) -> Iterator[Batch]:
     batches = training_batches(setup.data, setup.recipe, setup.device, setup.workers)
-    epoch = 0
-    while True:
-        epoch += 1
+    for epoch in count(1):
         yield from batches.epoch(epoch)
 
 
@@ -273,11 +250,8 @@ def main() -> None:
     args = parse_arguments()
     device = pick_device(args.device)
     data = sources.load(args.dataset, args.data_dir)
-    if args.batch_size > len(data.train_labels):
-        raise UserError(
-            f"--batch-size {args.batch_size} is above the {len(data.train_labels)} training images"
-        )
     recipe = Recipe(batch_size=args.batch_size)
+    check_batch_size(recipe, data)
     setup = Setup(
         data, recipe, device, worker_count(args.workers, device), args.compile,
         multiprocessing.get_start_method(),

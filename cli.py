@@ -83,18 +83,27 @@ def add_augment_flag(group) -> None:
     )  # fmt: skip
 
 
-def add_device_flag(group) -> None:
+def add_batch_size_flag(group) -> None:
+    group.add_argument(
+        "--batch-size", metavar="N", type=number(int, at_least=1), default=Recipe.batch_size,
+        help="images a step; an epoch's last batch may be smaller",
+    )  # fmt: skip
+
+
+def add_device_flags(group) -> None:
+    """The flags that say on what to train, and how fast; they do not change what is trained."""
     group.add_argument(
         "--device", type=device_name, default="auto",
         help="cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU",
     )  # fmt: skip
-
-
-def add_workers_flag(group) -> None:
     group.add_argument(
         "--workers", metavar="N", type=worker_count, default="auto",
         help="processes that run Albumentations; 0 runs it between the training steps, which auto "
         "does on one or two CPU cores without a GPU. The result is the same",
+    )  # fmt: skip
+    group.add_argument(
+        "--compile", action="store_true",
+        help="have torch.compile make the steps faster, after a minute or so of compiling",
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ import os
 import signal
 from collections.abc import Iterator
 
+from cli import UserError
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,15 @@ def training_batches(
     if recipe.augment == "device":
         return DeviceBatches(data, recipe, device)
     return HostBatches(data, recipe, device, worker_count(workers, device))
+
+
+def check_batch_size(recipe: Recipe, data: ImageData) -> None:
+    """Raises UserError if there are too few images for a single batch."""
+    if recipe.batch_size > len(data.train_labels):
+        raise UserError(
+            f"--batch-size {recipe.batch_size} is above the {len(data.train_labels)} training "
+            "images; use a smaller one"
+        )
 
 
 def worker_count(workers: int | str, device: torch.device) -> int:

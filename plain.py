@@ -6,7 +6,6 @@ that waits for its loss in every step.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import albumentations as A
@@ -18,39 +17,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from augment import AUGMENTATION, OPENCV_BORDER, hole_fill
+from augment import AUGMENTATION, build_pipeline, hole_fill
 from model import Net
 from recipe import Recipe
 from sources import ImageData
+
+Transform = Callable[[np.ndarray], Tensor]  # uint8 (H, W, 3) -> float32 (3, H, W), normalised
 
 
 class AlbumentationsTransform:
     """Albumentations' own transforms, and no quicker ones, of augment.py's parameters."""
 
     def __init__(self, data: ImageData):
-        a = AUGMENTATION
-        side = (a["hole_size"], a["hole_size"])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
-            affine = A.ShiftScaleRotate(
-                a["shift_limit"], a["scale_limit"], a["rotate_limit"],
-                border_mode=OPENCV_BORDER, p=a["affine_p"],
-            )  # fmt: skip
-        self.pipeline = A.Compose(
-            [
-                A.HorizontalFlip(p=a["flip_p"]),
-                affine,
-                A.CoarseDropout((1, 1), side, side, fill=hole_fill(data.mean), p=a["hole_p"]),
-                A.Normalize(data.mean, data.std),
-                ToTensorV2(),
-            ]
-        )
+        own = build_pipeline(data.mean, A.ShiftScaleRotate, A.CoarseDropout)
+        normalise = A.Normalize(data.mean, data.std)
+        self.pipeline = A.Compose([*own.transforms, normalise, ToTensorV2()])
 
     def __call__(self, image: np.ndarray) -> Tensor:
         return self.pipeline(image=image)["image"]
 
 
-def torchvision_transform(data: ImageData) -> Callable[[np.ndarray], Tensor]:
+def torchvision_transform(data: ImageData) -> Transform:
     """torchvision's nearest to the same augmentation; it fills borders with black."""
     a = AUGMENTATION
     shift, scale = a["shift_limit"], a["scale_limit"]
@@ -72,7 +59,7 @@ def torchvision_transform(data: ImageData) -> Callable[[np.ndarray], Tensor]:
 
 
 class PlainDataset(Dataset):
-    def __init__(self, data: ImageData, transform: Callable[[np.ndarray], Tensor]):
+    def __init__(self, data: ImageData, transform: Transform):
         self.images, self.labels, self.transform = data.train_images, data.train_labels, transform
 
     def __len__(self) -> int:
@@ -83,7 +70,7 @@ class PlainDataset(Dataset):
 
 
 def endless_batches(
-    data: ImageData, transform: Callable[[np.ndarray], Tensor], batch_size: int, workers: int
+    data: ImageData, transform: Transform, batch_size: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     dataset = PlainDataset(data, transform)
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)

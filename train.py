@@ -25,9 +25,9 @@ from cli import (
     Parser,
     UserError,
     add_augment_flag,
+    add_batch_size_flag,
     add_data_flags,
-    add_device_flag,
-    add_workers_flag,
+    add_device_flags,
     number,
     run,
 )
@@ -52,10 +52,7 @@ def parse_arguments() -> argparse.Namespace:
         "--epochs", metavar="N", type=number(int, at_least=1), default=Recipe.epochs,
         help="passes over the training images",
     )  # fmt: skip
-    recipe.add_argument(
-        "--batch-size", metavar="N", type=number(int, at_least=1), default=Recipe.batch_size,
-        help="images a step; an epoch's last batch may be smaller",
-    )  # fmt: skip
+    add_batch_size_flag(recipe)
     recipe.add_argument(
         "--lr", metavar="LR", type=number(float, above=0), default=Recipe.lr,
         help="learning rate per image of a batch: SGD's one-cycle schedule peaks at LR x batch "
@@ -78,12 +75,7 @@ def parse_arguments() -> argparse.Namespace:
         help="of initial weights, data order and augmentation",
     )  # fmt: skip
     place = parser.add_argument_group("run")
-    add_device_flag(place)
-    add_workers_flag(place)
-    place.add_argument(
-        "--compile", action="store_true",
-        help="have torch.compile make the steps faster, after a minute or so of compiling",
-    )  # fmt: skip
+    add_device_flags(place)
     place.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("results"),
         help="where the run is kept; one that lies there already moves to DIR/archive/",
@@ -107,7 +99,7 @@ import torch
 import plots
 import sources
 from augment import AUGMENTATION
-from data import DeviceBatches, HostBatches, training_batches
+from data import DeviceBatches, HostBatches, check_batch_size, training_batches
 from model import Net, count_parameters
 from sources import ImageData
 from trainer import Trainer, describe, keep_freed_memory, pick_device
@@ -121,11 +113,7 @@ def main() -> None:
     data = sources.load(args.dataset, args.data_dir, args.limit_train)
     keep_freed_memory()
     print_data(data)
-    if recipe.batch_size > len(data.train_labels):
-        raise UserError(
-            f"--batch-size {recipe.batch_size} is above the {len(data.train_labels)} training "
-            "images; use a smaller one"
-        )
+    check_batch_size(recipe, data)
     batches = training_batches(data, recipe, device, args.workers)
 
     torch.manual_seed(recipe.seed)

@@ -199,9 +199,9 @@ class Trainer:
             raise UserError(f"{path} holds a network but no training to resume")
         try:
             differing = [
-                f"{name} (was {state.settings[name]}, now {value})"
+                f"{name} (was {state.settings.get(name)}, now {value})"
                 for name, value in self.settings.items()
-                if state.settings[name] != value
+                if state.settings.get(name) != value
             ]
             if differing:
                 raise UserError(
