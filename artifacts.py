@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from cli import UserError
 
@@ -53,6 +53,8 @@ AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py's, no p
 ARCHIVE = Path("archive")
 TILES = 8  # in each of the two folders, or as many as there are images
 
+EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on: short, in words
+
 RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX)
 RUN_PICTURES = (
     *(ACCURACY_CURVES, LOSS_CURVES, CONFUSION_PLOT),
@@ -60,18 +62,28 @@ RUN_PICTURES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LogRow:
-    """One epoch: accuracies in percent, losses as mean cross-entropy in nats."""
+    """One epoch: accuracies in percent, losses as mean cross-entropy in nats.
+
+    A run is evaluated on the test set or, with --holdout, on held-out training images ("val");
+    what it is not evaluated on is None here, and no column of the file.
+    """
 
     epoch: int
     train_loss: float
     train_acc: float
-    test_loss: float
-    test_acc: float
+    test_loss: float | None = None
+    test_acc: float | None = None
+    val_loss: float | None = None
+    val_acc: float | None = None
     lr: float  # at the start of the epoch
     seconds: float  # training and evaluation
     images_per_second: float  # training alone
+
+    @property
+    def evaluated_acc(self) -> float:
+        return self.test_acc if self.val_acc is None else self.val_acc
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ class Config:
     fingerprint: str
     train_images: int
     test_images: int
+    evaluated: str  # "test", or "val" if those are held-out training images
     classes: list[str]
     mean: list[float]
     std: list[float]
@@ -131,7 +144,8 @@ class Checkpoint:
     mean: list[float]
     std: list[float]
     epoch: int
-    test_acc: float
+    test_acc: float | None
+    val_acc: float | None
     training: TrainingState | None = None
 
 
@@ -193,8 +207,16 @@ def write_log(out: Path, rows: Sequence[LogRow]) -> None:
 
 
 def read_log(out: Path) -> pd.DataFrame:
-    """The epochs of a run, at least one, with the columns of `LogRow`."""
-    return _read_table(out / TRAIN_LOG, LogRow)
+    """The epochs of a run, at least one, with the columns of `LogRow` that it has."""
+    log = _read_table(out / TRAIN_LOG, LogRow)
+    if not any({f"{name}_loss", f"{name}_acc"} <= set(log) for name in EVALUATED):
+        raise UserError(f"{out / TRAIN_LOG} has neither test_loss and test_acc nor the val_ ones")
+    return log
+
+
+def evaluated(log: pd.DataFrame) -> str:
+    """What the run of a `log` was evaluated on: "test" or "val"."""
+    return next(name for name in EVALUATED if f"{name}_acc" in log)
 
 
 def write_bench(out: Path, rows: Sequence[BenchRow]) -> None:
@@ -207,10 +229,18 @@ def read_bench(out: Path) -> pd.DataFrame:
 
 
 def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    """A CSV file with a column for each field of the dataclass `kind` that some row fills."""
+    unfilled = {name for name in _optional(kind) if all(getattr(row, name) is None for row in rows)}
+    columns = [field.name for field in fields(kind) if field.name not in unfilled]
     with replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(kind))
-        writer.writerows(asdict(row).values() for row in rows)
+        writer.writerow(columns)
+        writer.writerows([getattr(row, name) for name in columns] for row in rows)
+
+
+def _optional(kind: type) -> set[str]:
+    """The fields of the dataclass `kind` that may be None."""
+    return {name for name, hint in get_type_hints(kind).items() if type(None) in get_args(hint)}
 
 
 def _read_table(path: Path, kind: type) -> pd.DataFrame:
@@ -222,10 +252,10 @@ def _read_table(path: Path, kind: type) -> pd.DataFrame:
         table = pd.read_csv(existing(path))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
-    missing = [name for name in hints if name not in table]
+    missing = [name for name in hints if name not in table and name not in _optional(kind)]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}")
-    numbers = table[[name for name, hint in hints.items() if hint is not str]]
+    numbers = table[[name for name, hint in hints.items() if hint is not str and name in table]]
     numeric = all(pd.api.types.is_numeric_dtype(dtype) for dtype in numbers.dtypes)
     if table.empty or not numeric or numbers.isna().to_numpy().any():
         raise UserError(f"{path} has no rows, or something else than numbers in them")

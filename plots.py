@@ -17,22 +17,29 @@ DPI = 100
 ZOOM = 4  # of a 32x32 image in a grid
 TILE_ZOOM = 6
 GRID_IMAGES = 32  # in a grid of samples
-TRAIN_COLOR, TEST_COLOR = "tab:gray", "tab:blue"
+TRAIN_COLOR, EVALUATED_COLOR = "tab:gray", "tab:blue"
 RIGHT_COLOR, WRONG_COLOR = "black", "tab:red"
 ANNOTATED_CLASSES = 15  # with more, the numbers in a confusion matrix no longer fit
 
 
 def draw_curves(log: pd.DataFrame, out: Path) -> None:
     """Accuracy and loss against the epoch, from the rows of train_log.csv."""
+    evaluated = artifacts.evaluated(log)
     for path, column, label in (
         (artifacts.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
         (artifacts.LOSS_CURVES, "loss", "cross-entropy"),
     ):
         figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
         axes = figure.add_subplot(xlabel="epoch", ylabel=label)
-        train, test = log[f"train_{column}"], log[f"test_{column}"]
+        train, other = log[f"train_{column}"], log[f"{evaluated}_{column}"]
         axes.plot(log.epoch, train, color=TRAIN_COLOR, marker=".", label="train (augmented)")
-        axes.plot(log.epoch, test, color=TEST_COLOR, marker=".", label="test")
+        axes.plot(
+            log.epoch,
+            other,
+            color=EVALUATED_COLOR,
+            marker=".",
+            label=artifacts.EVALUATED[evaluated],
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -85,13 +92,17 @@ def draw_grid(
 
 
 def draw_predictions(
-    images: np.ndarray, true: Sequence[str], predicted: Sequence[str], path: Path
+    images: np.ndarray, true: Sequence[str], predicted: Sequence[str], kind: str, path: Path
 ) -> None:
-    """A grid of test images under their class, in red with the wrong prediction where it is."""
+    """A grid of images under their class, in red with the wrong prediction where it is; `kind`
+    is "test" or "validation"."""
     pairs = list(zip(true, predicted, strict=True))
     titles = [t if t == p else f"{t}, not {p}" for t, p in pairs]
     colors = [RIGHT_COLOR if t == p else WRONG_COLOR for t, p in pairs]
-    caption = "Test images and their true class; in red what the network took them for wrongly"
+    caption = (
+        f"{kind.capitalize()} images and their true class; in red what the network took them for "
+        "wrongly"
+    )
     draw_grid(images, titles, 8, caption, path, colors)
 
 

@@ -31,7 +31,11 @@ from model import IMAGE_SIZE
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set in memory: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,), class names."""
+    """A data set in memory: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,), class names.
+
+    `evaluated` says what the test images are: "test", the test set, or "val", images held out
+    from the training set.
+    """
 
     name: str
     train_images: np.ndarray
@@ -39,6 +43,7 @@ class ImageData:
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: tuple[str, ...]
+    evaluated: str = "test"
 
     @cached_property
     def _mean_std(self) -> np.ndarray:
@@ -64,13 +69,19 @@ class ImageData:
         return digest.hexdigest()
 
 
-def load(dataset: str, data_dir: Path = Path("data"), limit_train: int | None = None) -> ImageData:
+def load(
+    dataset: str,
+    data_dir: Path = Path("data"),
+    limit_train: int | None = None,
+    holdout: int | None = None,
+) -> ImageData:
     """Loads the images that `dataset` names, the training set cut to `limit_train` if given.
 
     Args:
         dataset: "cifar10", "digits", the path of an .npz file or of an image folder.
         data_dir: where CIFAR-10's official files lie or are downloaded to.
         limit_train: keep this many training images, the same random ones for every seed.
+        holdout: of these, hold out this many in the place of the test set.
 
     Raises:
         UserError: there is no such data set, or it is broken; the message says where and how.
@@ -92,7 +103,40 @@ def load(dataset: str, data_dir: Path = Path("data"), limit_train: int | None = 
         kept = np.sort(np.random.default_rng(0).permutation(len(data.train_labels))[:limit_train])
         limited = {"train_images": data.train_images[kept], "train_labels": data.train_labels[kept]}
         data = replace(data, **limited)
-    return data
+    return data if holdout is None else hold_out(data, holdout)
+
+
+def hold_out(data: ImageData, count: int) -> ImageData:
+    """`data` with `count` of its training images, each class with its share, in the place of the
+    test set: the same ones for every seed, so that runs compare.
+
+    Raises:
+        UserError: there are too few images for that.
+    """
+    from sklearn.model_selection import train_test_split  # takes a second, for few runs
+
+    try:
+        kept, held = train_test_split(
+            np.arange(len(data.train_labels)),
+            test_size=count,
+            stratify=data.train_labels,
+            random_state=0,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"--holdout {count} cannot be taken evenly from the {len(data.train_labels)} training "
+            f"images of {len(data.classes)} classes; both parts need an image of each class, and "
+            "each class needs two"
+        ) from error
+    kept.sort(), held.sort()
+    return replace(
+        data,
+        train_images=data.train_images[kept],
+        train_labels=data.train_labels[kept],
+        test_images=data.train_images[held],
+        test_labels=data.train_labels[held],
+        evaluated="val",
+    )
 
 
 def _load_cifar10(data_dir: Path) -> ImageData:

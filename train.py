@@ -47,6 +47,13 @@ def parse_arguments() -> argparse.Namespace:
         type=number(int, at_least=1),
         help="train on N random images only, for a quick look",
     )
+    data.add_argument(
+        "--holdout",
+        metavar="N",
+        type=number(int, at_least=1),
+        help="hold out N of the training images, each class its share, and evaluate on them in "
+        "place of the test set: to choose settings by. The same N for every seed",
+    )
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
         "--epochs", metavar="N", type=number(int, at_least=1), default=Recipe.epochs,
@@ -110,7 +117,7 @@ def main() -> None:
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
     device = pick_device(args.device)
 
-    data = sources.load(args.dataset, args.data_dir, args.limit_train)
+    data = sources.load(args.dataset, args.data_dir, args.limit_train, args.holdout)
     keep_freed_memory()
     print_data(data)
     check_batch_size(recipe, data)
@@ -137,7 +144,9 @@ def main() -> None:
     try:
         for epoch in range(len(log) + 1, recipe.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
-            is_best = row.test_acc > max((earlier.test_acc for earlier in log), default=-1)
+            is_best = row.evaluated_acc > max(
+                (earlier.evaluated_acc for earlier in log), default=-1
+            )
             if is_best:
                 artifacts.save_checkpoint(args.out / artifacts.BEST, trainer.checkpoint(row))
             last = trainer.checkpoint(row, [*log, row])
@@ -145,12 +154,12 @@ def main() -> None:
             log.append(row)
             artifacts.write_log(args.out, log)
             artifacts.write_config(args.out, replace(config, updated=now()))
-            print_epoch(row, recipe.epochs, is_best)
+            print_epoch(row, recipe.epochs, data.evaluated, is_best)
         draw_results(args.out, trainer, batches)
     except KeyboardInterrupt:
         print(how_to_resume(args, log), file=sys.stderr)
         sys.exit(130)
-    print_summary(args, log)
+    print_summary(args, data.evaluated, log)
 
 
 def describe_run(
@@ -168,6 +177,7 @@ def describe_run(
         fingerprint=data.fingerprint,
         train_images=len(data.train_labels),
         test_images=len(data.test_labels),
+        evaluated=data.evaluated,
         classes=list(data.classes),
         mean=list(data.mean),
         std=list(data.std),
@@ -190,14 +200,15 @@ def draw_results(out: Path, trainer: Trainer, batches: HostBatches | DeviceBatch
     counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
     np.add.at(counts, (data.test_labels, predictions), 1)
     artifacts.write_confusion(out, counts, data.classes)
-    title = f"top-1 accuracy {accuracy:.2f} %, epoch {best.epoch}"
+    kind = artifacts.EVALUATED[data.evaluated]
+    title = f"{kind} accuracy {accuracy:.2f} %, epoch {best.epoch}"
     plots.draw_confusion(counts, data.classes, title, out / artifacts.CONFUSION_PLOT)
     plots.draw_curves(artifacts.read_log(out), out)
 
     names = np.array(data.classes)
     shown = np.random.default_rng(0).permutation(len(data.test_labels))[: plots.GRID_IMAGES]
     images, true = data.test_images[shown], names[data.test_labels[shown]]
-    plots.draw_predictions(images, true, names[predictions[shown]], out / artifacts.TEST_GRID)
+    plots.draw_predictions(images, true, names[predictions[shown]], kind, out / artifacts.TEST_GRID)
     n = artifacts.TILES
     plots.write_tiles(images[:n], true[:n], out / artifacts.TEST_TILES)
 
@@ -213,16 +224,18 @@ def print_data(data: ImageData) -> None:
     figures = ["/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std)]
     print(
         f"data: {data.name}, {len(data.train_labels):,} training and {len(data.test_labels):,} "
-        f"test images, {len(data.classes)} classes, RGB mean {figures[0]} std {figures[1]}",
+        f"{artifacts.EVALUATED[data.evaluated]} images, {len(data.classes)} classes, RGB mean "
+        f"{figures[0]} std {figures[1]}",
         flush=True,
     )
 
 
-def print_epoch(row: LogRow, epochs: int, is_best: bool) -> None:
+def print_epoch(row: LogRow, epochs: int, evaluated: str, is_best: bool) -> None:
+    loss = getattr(row, f"{evaluated}_loss")
     print(
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  "
         f"train loss {row.train_loss:.4f} acc {row.train_acc:5.2f} %  "
-        f"test loss {row.test_loss:.4f} acc {row.test_acc:5.2f} %  "
+        f"{evaluated} loss {loss:.4f} acc {row.evaluated_acc:5.2f} %  "
         f"{row.seconds:.1f} s, {row.images_per_second:,.0f} images/s{'  best' * is_best}",
         flush=True,
     )
@@ -238,13 +251,14 @@ def how_to_resume(args: argparse.Namespace, log: list[LogRow]) -> str:
     )
 
 
-def print_summary(args: argparse.Namespace, log: list[LogRow]) -> None:
-    best = max(log, key=lambda row: row.test_acc)
+def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:
+    best = max(log, key=lambda row: row.evaluated_acc)
     minutes, seconds = divmod(round(sum(row.seconds for row in log)), 60)
     command = ["update_readme.py"] + ["--results", str(args.out)] * (args.out != Path("results"))
     print(
-        f"test accuracy: best {best.test_acc:.2f} % (epoch {best.epoch}), last "
-        f"{log[-1].test_acc:.2f} % (epoch {log[-1].epoch}); {minutes} min {seconds} s of training; "
+        f"{artifacts.EVALUATED[evaluated]} accuracy: last {log[-1].evaluated_acc:.2f} % (epoch "
+        f"{log[-1].epoch}), best {best.evaluated_acc:.2f} % (epoch {best.epoch}); "
+        f"{minutes} min {seconds} s of training; "
         f"next: python {shlex.join(command)}"
     )
 

@@ -81,7 +81,7 @@ class Trainer:
         return self.model(self.normalise(images))
 
     def run_epoch(self, epoch: int, batches: HostBatches | DeviceBatches) -> LogRow:
-        """Trains on every training image once, then evaluates on the test set."""
+        """Trains on every training image once, then evaluates on the data's test images."""
         # for a layer of the user's that draws, dropout say: a resumed run draws the same
         torch.manual_seed(batch_seed(self.recipe.seed, epoch, 0))
         (lr,) = self.schedule.get_last_lr()
@@ -95,19 +95,20 @@ class Trainer:
         )
         train_loss, train_acc = self.train(bar)
         trained = time.perf_counter()
-        test_loss, test_acc, _ = self.evaluate()
+        loss, accuracy, _ = self.evaluate()
         figures = {
             "train_loss": train_loss,
             "train_acc": train_acc,
-            "test_loss": test_loss,
-            "test_acc": test_acc,
+            f"{self.data.evaluated}_loss": loss,
+            f"{self.data.evaluated}_acc": accuracy,
             "lr": lr,
             "seconds": time.perf_counter() - start,
             "images_per_second": len(self.data.train_labels) / (trained - start),
         }
-        if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
+        if not (math.isfinite(train_loss) and math.isfinite(loss)):
             raise self.divergence(epoch)
-        return LogRow(epoch, **{name: float(f"{value:.8g}") for name, value in figures.items()})
+        rounded = {name: float(f"{value:.8g}") for name, value in figures.items()}
+        return LogRow(epoch=epoch, **rounded)
 
     def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
         """A step on each batch; mean cross-entropy and accuracy (%) on what it trained on."""
@@ -138,7 +139,7 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self) -> tuple[float, float, np.ndarray]:
-        """Mean cross-entropy, accuracy (%) and predictions int64 (N,) on the test set."""
+        """Mean cross-entropy, accuracy (%) and predictions int64 (N,) on the test images."""
         self.model.eval()
         tally, predictions = Tally(self.device), []
         batches = (
@@ -188,6 +189,7 @@ class Trainer:
             list(self.data.std),
             row.epoch,
             row.test_acc,
+            row.val_acc,
             training,
         )
 

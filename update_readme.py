@@ -83,8 +83,11 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
         drawn = min(artifacts.TILES, int(config.flags["batch_size"]))
     except (LookupError, TypeError, ValueError, argparse.ArgumentTypeError) as error:
         raise UserError(f"{results / artifacts.CONFIG}: unusable flags: {error}") from error
+    kind = artifacts.EVALUATED[artifacts.evaluated(artifacts.read_log(results))].capitalize()
     tiles = {
-        "Test images": link.tiles(artifacts.TEST_TILES, min(artifacts.TILES, config.test_images)),
+        f"{kind} images": link.tiles(
+            artifacts.TEST_TILES, min(artifacts.TILES, config.test_images)
+        ),
         "Training images, augmented": link.tiles(artifacts.AUGMENTED_TILES, drawn),
     }
     net = Net(len(config.classes), width)
@@ -124,18 +127,19 @@ class Linker:
 
 def results_table(results: Path, config: Config) -> str:
     log = artifacts.read_log(results)
-    best, last = log.loc[log.test_acc.idxmax()], log.iloc[-1]
-    lowest = log.loc[log.test_loss.idxmin()]
+    name = artifacts.evaluated(log)
+    kind, accuracy, loss = artifacts.EVALUATED[name], log[f"{name}_acc"], log[f"{name}_loss"]
+    last, best, lowest = len(log) - 1, accuracy.idxmax(), loss.idxmin()
     minutes = log.seconds.sum() / 60
     rows = {
-        "Best test accuracy": f"**{best.test_acc:.2f} %** (epoch {best.epoch:.0f})",
-        "Latest test accuracy": f"**{last.test_acc:.2f} %** (epoch {last.epoch:.0f})",
-        "Best test loss": f"{lowest.test_loss:.4f} (epoch {lowest.epoch:.0f})",
-        "Last train accuracy": f"{last.train_acc:.2f} % (on augmented images)",
-        "Last train loss": f"{last.train_loss:.4f}",
+        f"Latest {kind} accuracy": f"**{accuracy[last]:.2f} %** (epoch {log.epoch[last]})",
+        f"Best {kind} accuracy": f"{accuracy[best]:.2f} % (epoch {log.epoch[best]})",
+        f"Best {kind} loss": f"{loss[lowest]:.4f} (epoch {log.epoch[lowest]})",
+        "Last train accuracy": f"{log.train_acc[last]:.2f} % (on augmented images)",
+        "Last train loss": f"{log.train_loss[last]:.4f}",
         "Parameters": f"{config.parameters:,}",
         "Data set": f"{config.dataset}: {config.train_images:,} training and "
-        f"{config.test_images:,} test images, {len(config.classes)} classes",
+        f"{config.test_images:,} {kind} images, {len(config.classes)} classes",
         "Device": config.device,
         "Training time": f"{minutes:.1f} min for {len(log)} epochs",
         "Command": config.command,
@@ -164,7 +168,7 @@ def tile_gallery(link: Linker, tiles: dict[str, list[tuple[str, str]]]) -> str:
         rule = "|".join([":---:"] * len(names))
         tables.append(f"{title}:\n\n|{'|'.join(names)}|\n|{rule}|\n|{'|'.join(images)}|")
     grids = (
-        link(artifacts.TEST_GRID, "Test images with the network's mistakes in red", 640),
+        link(artifacts.TEST_GRID, "More of them, with the network's mistakes in red", 640),
         link(artifacts.AUGMENTED_GRID, "Augmented training images", 640),
     )
     return "\n\n".join([*tables, *grids])

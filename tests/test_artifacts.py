@@ -14,15 +14,34 @@ from conftest import CLASSES
 import artifacts
 from artifacts import Checkpoint, LogRow
 
-ROW = LogRow(1, 1.25, 50.5, 1.5, 49.75, 1.2e-07, 60.5, 850.25)
+ROW = LogRow(
+    epoch=1,
+    train_loss=1.25,
+    train_acc=50.5,
+    test_loss=1.5,
+    test_acc=49.75,
+    lr=1.2e-07,
+    seconds=60.5,
+    images_per_second=850.25,
+)
+HELD_OUT_ROW = replace(ROW, test_loss=None, test_acc=None, val_loss=1.5, val_acc=49.75)
 
 
-def test_log(tmp_path):
-    artifacts.write_log(tmp_path, [ROW, replace(ROW, epoch=2)])
+@pytest.mark.parametrize(("row", "evaluated"), [(ROW, "test"), (HELD_OUT_ROW, "val")])
+def test_log(row, evaluated, tmp_path):
+    artifacts.write_log(tmp_path, [row, replace(row, epoch=2)])
     header = (tmp_path / "train_log.csv").read_text().splitlines()[0]
-    assert header == "epoch,train_loss,train_acc,test_loss,test_acc,lr,seconds,images_per_second"
+    middle = f"{evaluated}_loss,{evaluated}_acc"
+    assert header == f"epoch,train_loss,train_acc,{middle},lr,seconds,images_per_second"
     log = artifacts.read_log(tmp_path)
-    assert [LogRow(**row) for row in log.to_dict("records")] == [ROW, replace(ROW, epoch=2)]
+    assert artifacts.evaluated(log) == evaluated
+    assert [LogRow(**row) for row in log.to_dict("records")] == [row, replace(row, epoch=2)]
+
+
+def test_log_of_a_run_that_was_evaluated_on_nothing_is_named(tmp_path):
+    artifacts.write_log(tmp_path, [replace(ROW, test_loss=None)])
+    with pytest.raises(UserError, match=r"train_log\.csv has neither test_loss and test_acc nor"):
+        artifacts.read_log(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +78,7 @@ def test_confusion_matrix_with_awkward_class_names(tmp_path):
 
 def checkpoint() -> Checkpoint:
     weights = {"fc.weight": torch.randn(3, 4)}
-    return Checkpoint(weights, 1.0, list(CLASSES), [0.5] * 3, [0.2] * 3, 7, 88.5)
+    return Checkpoint(weights, 1.0, list(CLASSES), [0.5] * 3, [0.2] * 3, 7, 88.5, None)
 
 
 def test_checkpoint(tmp_path):

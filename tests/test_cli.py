@@ -33,6 +33,7 @@ from train import parse_arguments
         (["--seed", "-1"], ["--seed"]),
         (["--seed", "9" * 400], ["--seed"]),
         (["--limit-train", "0"], ["--limit-train"]),
+        (["--holdout", "0"], ["--holdout"]),
         (["--device", "gpu"], ["--device", "auto, cpu, cuda, cuda:N or mps", "'gpu'"]),
         (["--device", "cuda:99"], ["--device cuda:99", "not on this machine"]),
         (["--device", "cpu:1"], ["--device", "'cpu:1'"]),

@@ -20,11 +20,11 @@ def assert_drawn(path, size):
     assert (pixels == pixels[0]).all(1).mean() < 0.995
 
 
-@pytest.mark.parametrize("epochs", [1, 25])
-def test_curves(epochs, tmp_path):
+@pytest.mark.parametrize(("epochs", "evaluated"), [(1, "test"), (25, "test"), (25, "val")])
+def test_curves(epochs, evaluated, tmp_path):
     rows = np.arange(1, epochs + 1)
-    log = pd.DataFrame({"epoch": rows, "train_acc": rows, "test_acc": rows})
-    log = log.assign(train_loss=1 / rows, test_loss=2 / rows)
+    log = pd.DataFrame({"epoch": rows, "train_acc": rows, f"{evaluated}_acc": rows})
+    log[["train_loss", f"{evaluated}_loss"]] = np.stack([1 / rows, 2 / rows], 1)
     plots.draw_curves(log, tmp_path)
     assert_drawn(tmp_path / artifacts.ACCURACY_CURVES, (600, 400))
     assert_drawn(tmp_path / artifacts.LOSS_CURVES, (600, 400))
@@ -59,7 +59,7 @@ def test_grid_shows_every_pixel_as_a_crisp_square(tmp_path):
 def test_wrong_predictions_are_red(tmp_path):
     images = np.full((2, 32, 32, 3), 128, np.uint8)
     for name, predicted in (("right", ["cat", "dog"]), ("wrong", ["cat", "cat"])):
-        plots.draw_predictions(images, ["cat", "dog"], predicted, tmp_path / f"{name}.png")
+        plots.draw_predictions(images, ["cat", "dog"], predicted, "test", tmp_path / f"{name}.png")
     reds = {}
     for name in ("right", "wrong"):
         with Image.open(tmp_path / f"{name}.png") as picture:

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from dataclasses import replace
 
 from cli import UserError
 
@@ -39,6 +40,19 @@ def test_limit_train_keeps_that_many_and_the_test_set(small_npz, small_data):
     originals = {image.tobytes(): label for image, label in _train_pairs(small_data)}
     assert all(originals[image.tobytes()] == label for image, label in _train_pairs(data))
     assert len(data.test_labels) == len(small_data.test_labels)
+
+
+def test_hold_out_parts_the_training_set_and_gives_each_class_its_share(small_data):
+    labels = np.repeat([0, 1, 2], [60, 24, 12])
+    data = sources.hold_out(replace(small_data, train_labels=labels), 24)
+    assert np.bincount(data.test_labels).tolist() == [15, 6, 3]
+    assert np.bincount(data.train_labels).tolist() == [45, 18, 9]
+    parts = np.concatenate([data.train_images, data.test_images])
+    assert sorted(map(bytes, parts)) == sorted(map(bytes, small_data.train_images))
+    labelled = {bytes(x): y for x, y in zip(small_data.train_images, labels, strict=True)}
+    pairs = zip(parts, [*data.train_labels, *data.test_labels], strict=True)
+    assert all(labelled[bytes(image)] == label for image, label in pairs)
+    assert np.allclose(data.mean, data.train_images.mean((0, 1, 2)) / 255)  # not of the held-out
 
 
 def _train_pairs(data):

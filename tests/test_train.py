@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, REPO, Outcome, log_without_times, run_script, save_npz, train
+from conftest import (
+    CLASSES,
+    REPO,
+    Outcome,
+    assert_same_run,
+    log_without_times,
+    run_script,
+    save_npz,
+    train,
+)
 from PIL import Image
 
 import artifacts
@@ -76,6 +85,32 @@ def test_best_pt_is_of_the_first_epoch_with_the_best_accuracy(small_npz, tmp_pat
     checkpoint = artifacts.load_checkpoint(tmp_path / "best.pt")
     assert checkpoint.epoch == log.epoch[log.test_acc.idxmax()]
     assert checkpoint.test_acc == log.test_acc.max()
+
+
+def test_a_run_with_holdout_never_looks_at_the_test_set(small_npz, small_data, tmp_path):
+    other = {"test_images": 255 - small_data.test_images, "test_labels": small_data.test_labels[9:]}
+    other["test_images"] = other["test_images"][9:]
+    datasets = small_npz, save_npz(tmp_path / "small.npz", small_data, **other)
+    outs = tmp_path / "one", tmp_path / "other"
+    for dataset, out in zip(datasets, outs, strict=True):
+        outcome = train(dataset, out, "--epochs", 3, "--holdout", 24)
+        assert outcome.status == 0, outcome.err
+        assert "72 training and 24 validation images" in outcome.out
+        assert "validation accuracy: last" in outcome.out
+    assert_same_run(*outs)
+    log = artifacts.read_log(outs[0])
+    assert {"val_loss", "val_acc"} < set(log)
+    assert not {"test_loss", "test_acc"} & set(log)
+    best = artifacts.load_checkpoint(outs[0] / "best.pt")
+    assert (best.val_acc, best.test_acc) == (log.val_acc.max(), None)
+    assert best.epoch == log.epoch[log.val_acc.idxmax()]
+    assert artifacts.read_confusion(outs[0]).to_numpy().sum(1).tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("count", [95, 96, 2])  # no class, or not every class, in one of the parts
+def test_a_holdout_that_is_too_large_or_small_is_refused(count, small_npz, tmp_path):
+    outcome = train(small_npz, tmp_path, "--holdout", count)
+    outcome.assert_refused(f"--holdout {count}", "96 training images")
 
 
 def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):

@@ -159,7 +159,7 @@ def test_blocks_show_the_run(repo):
 
     log = artifacts.read_log(repo / "my results#1")
     best = log.loc[log.test_acc.idxmax()]
-    assert f"| Best test accuracy | **{best.test_acc:.2f} %** (epoch {best.epoch:.0f}) |" in text
+    assert f"| Best test accuracy | {best.test_acc:.2f} % (epoch {best.epoch:.0f}) |" in text
     assert f"| Latest test accuracy | **{log.test_acc.iloc[-1]:.2f} %** (epoch 2) |" in text
     for row in ("Best test loss", "Last train accuracy", "Last train loss", "Device", "Updated"):
         assert text.count(f"| {row} | ") == 1
