@@ -6,6 +6,9 @@
     best.pt                 a `Checkpoint` to use: the epoch of the best test accuracy
     confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
     bench.csv               what bench.py measured, the columns of `BenchRow`
+    recipes.csv             finished runs that count as evidence, the columns of `RecipeRow`
+    ablation.csv            what each ingredient is worth, the columns of `AblationRow`
+    marks.csv               what others reached, the columns of `Mark`
     plots/                  pictures
 
 Every file is written beside its place and then moved over it: a reader never sees half a file,
@@ -14,21 +17,21 @@ and a crash never costs the file that was there before.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from cli import UserError
+
+from storage import existing, read_table, replacing, write_table
 
 if TYPE_CHECKING:  # the functions that use them import them: scripts check their flags first
     import numpy as np
@@ -40,7 +43,12 @@ CONFIG = Path("config.json")
 LAST = Path("last.pt")
 BEST = Path("best.pt")
 CONFUSION_MATRIX = Path("confusion_matrix.csv")
-BENCH = Path("bench.csv")  # bench.py's, no part of a run
+# no part of a run:
+BENCH = Path("bench.csv")  # bench.py's
+RECIPES = Path("recipes.csv")  # record.py's
+ABLATION = Path("ablation.csv")  # ablation.py's
+UNCHANGED = "none"  # the change of an ablation's run that has none
+MARKS = Path("marks.csv")  # written by hand
 PLOTS = Path("plots")
 ACCURACY_CURVES = PLOTS / "acc_curves.png"
 LOSS_CURVES = PLOTS / "loss_curves.png"
@@ -124,13 +132,58 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class RecipeRow:
+    """A finished run that counts as evidence; accuracies on the test set, in percent."""
+
+    model: str
+    params: int
+    mult_adds: int  # for one image
+    epochs: int
+    seed: int
+    dataset: str
+    test_acc: float  # of the last epoch
+    best_test_acc: float
+    seconds: float
+    device: str
+    command: str
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """A run of the recipe with one change, judged by held-out training images."""
+
+    change: str  # "none" for the recipe itself
+    epochs: int
+    seed: int
+    val_loss: float  # of the last epoch
+    val_acc: float
+    val_acc_flipped: float  # of the logits' mean over an image and its mirror image
+    train_loss: float
+    device: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What others reached on CIFAR-10's test set; a "?" is not known."""
+
+    who: str
+    source: str  # an address
+    params: int
+    mult_adds: str
+    constraints_kept: str
+    epochs: str
+    test_acc: str
+
+
+@dataclass(frozen=True)
 class TrainingState:
     """What a checkpoint adds to its network so that training can go on as if never stopped."""
 
     settings: dict[str, Any]  # of the run; a resume must have the same
     log: list[dict[str, float]]  # the finished epochs' LogRows
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
+    optimizers: list[dict[str, Any]]
+    schedules: list[dict[str, Any]]
     scaler: dict[str, Any]  # of float16 gradients; empty where there are none
 
 
@@ -147,18 +200,6 @@ class Checkpoint:
     test_acc: float | None
     val_acc: float | None
     training: TrainingState | None = None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to, and moves it over `path` if all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path, flag: str = "--out") -> None:
@@ -203,12 +244,12 @@ def _archive(out: Path, names: Sequence[Path], folder_name: str) -> Path:
 
 
 def write_log(out: Path, rows: Sequence[LogRow]) -> None:
-    _write_table(out / TRAIN_LOG, LogRow, rows)
+    write_table(out / TRAIN_LOG, LogRow, rows)
 
 
 def read_log(out: Path) -> pd.DataFrame:
     """The epochs of a run, at least one, with the columns of `LogRow` that it has."""
-    log = _read_table(out / TRAIN_LOG, LogRow)
+    log = read_table(out / TRAIN_LOG, LogRow)
     if not any({f"{name}_loss", f"{name}_acc"} <= set(log) for name in EVALUATED):
         raise UserError(f"{out / TRAIN_LOG} has neither test_loss and test_acc nor the val_ ones")
     return log
@@ -217,49 +258,6 @@ def read_log(out: Path) -> pd.DataFrame:
 def evaluated(log: pd.DataFrame) -> str:
     """What the run of a `log` was evaluated on: "test" or "val"."""
     return next(name for name in EVALUATED if f"{name}_acc" in log)
-
-
-def write_bench(out: Path, rows: Sequence[BenchRow]) -> None:
-    _write_table(out / BENCH, BenchRow, rows)
-
-
-def read_bench(out: Path) -> pd.DataFrame:
-    """What bench.py measured, with the columns of `BenchRow`."""
-    return _read_table(out / BENCH, BenchRow)
-
-
-def _write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
-    """A CSV file with a column for each field of the dataclass `kind` that some row fills."""
-    unfilled = {name for name in _optional(kind) if all(getattr(row, name) is None for row in rows)}
-    columns = [field.name for field in fields(kind) if field.name not in unfilled]
-    with replacing(path) as beside, beside.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([getattr(row, name) for name in columns] for row in rows)
-
-
-def _optional(kind: type) -> set[str]:
-    """The fields of the dataclass `kind` that may be None."""
-    return {name for name, hint in get_type_hints(kind).items() if type(None) in get_args(hint)}
-
-
-def _read_table(path: Path, kind: type) -> pd.DataFrame:
-    """A CSV file of rows of the dataclass `kind`; UserError unless every number is one."""
-    import pandas as pd
-
-    hints = get_type_hints(kind)
-    try:
-        table = pd.read_csv(existing(path))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is unreadable: {error}") from error
-    missing = [name for name in hints if name not in table and name not in _optional(kind)]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}")
-    numbers = table[[name for name, hint in hints.items() if hint is not str and name in table]]
-    numeric = all(pd.api.types.is_numeric_dtype(dtype) for dtype in numbers.dtypes)
-    if table.empty or not numeric or numbers.isna().to_numpy().any():
-        raise UserError(f"{path} has no rows, or something else than numbers in them")
-    return table
 
 
 def write_config(out: Path, config: Config) -> None:
@@ -335,10 +333,3 @@ def tile_name(index: int, class_name: str) -> str:
     """ "img_00_cat.png"; whatever the class is called, the name is safe in a folder and a link."""
     safe = re.sub(r"\W+", "-", class_name).strip("-")[:40]
     return f"img_{index:02d}_{safe or 'class'}.png"
-
-
-def existing(path: Path) -> Path:
-    """`path` itself; UserError if no file is there."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; train.py writes it")
-    return path

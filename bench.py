@@ -23,6 +23,7 @@ from cli import Parser, UserError, add_batch_size_flag, add_data_flags, add_devi
 import artifacts
 from artifacts import BenchRow
 from recipe import Recipe
+from storage import write_table
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -268,7 +269,7 @@ def main() -> None:
     rows = measure(setup, rounds, seconds)
     print_table(rows)
     artifacts.archive_earlier_bench(args.out)
-    artifacts.write_bench(args.out, rows)
+    write_table(args.out / artifacts.BENCH, BenchRow, rows)
     shown = "; next: python update_readme.py" if args.out == Path("results") else ""
     print(f"wrote {args.out / artifacts.BENCH}{shown}")
 

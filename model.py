@@ -84,17 +84,25 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def count_mult_adds(model: nn.Module) -> int:
+    """Number of multiply-adds for one image, as torchinfo counts them."""
+    return _summary(model).total_mult_adds
+
+
 def summary_text(model: nn.Module) -> str:
     """torchinfo's layer table for one image: depth-idx, output shape, parameters, multiply-adds."""
-    summary = torchinfo.summary(
+    # torchinfo 1.8 prints its unit's enum name on Python 3.11 and later
+    return str(_summary(model)).replace("Units.MEGABYTES", "M")
+
+
+def _summary(model: nn.Module) -> torchinfo.ModelStatistics:
+    return torchinfo.summary(
         model,
         input_size=(1, 3, IMAGE_SIZE, IMAGE_SIZE),
         row_settings=("depth", "var_names"),
         verbose=0,
         device=next(model.parameters()).device,
     )
-    # torchinfo 1.8 prints its unit's enum name on Python 3.11 and later
-    return str(summary).replace("Units.MEGABYTES", "M")
 
 
 def main() -> None:

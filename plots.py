@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 import artifacts
+from storage import replacing
 
 DPI = 100
 ZOOM = 4  # of a 32x32 image in a grid
@@ -115,7 +116,7 @@ def write_tiles(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
     for index, (image, name) in enumerate(zip(images, names, strict=True)):
-        with artifacts.replacing(folder / artifacts.tile_name(index, name)) as path:
+        with replacing(folder / artifacts.tile_name(index, name)) as path:
             Image.fromarray(image).resize(size, Image.Resampling.NEAREST).save(path)
 
 
@@ -124,5 +125,5 @@ def _short(name: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with artifacts.replacing(path) as beside:
+    with replacing(path) as beside:
         figure.savefig(beside)

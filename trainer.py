@@ -18,7 +18,7 @@ from cli import UserError
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
@@ -29,6 +29,7 @@ from artifacts import Checkpoint, LogRow, TrainingState
 from augment import AUGMENTATION
 from data import DeviceBatches, HostBatches, Normalise, as_tensor, batch_seed
 from model import Net
+from muon import Muon
 from recipe import Recipe
 from sources import ImageData
 
@@ -55,16 +56,11 @@ class Trainer:
         compiled: bool = False,
     ):
         self.model, self.device, self.data, self.recipe = model, device, data, recipe
-        peak = recipe.lr * recipe.batch_size
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            peak,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        self.schedule = OneCycleLR(self.optimizer, peak, total_steps=steps, cycle_momentum=False)
+        self.optimizers = make_optimizers(model, recipe)
+        self.schedules = [
+            OneCycleLR(optimizer, optimizer.defaults["lr"], total_steps=steps, cycle_momentum=False)
+            for optimizer in self.optimizers
+        ]
         self.precision = training_precision(device)
         # float16's gradients underflow unless they are scaled; for other types this does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
@@ -84,7 +80,7 @@ class Trainer:
         """Trains on every training image once, then evaluates on the data's test images."""
         # for a layer of the user's that draws, dropout say: a resumed run draws the same
         torch.manual_seed(batch_seed(self.recipe.seed, epoch, 0))
-        (lr,) = self.schedule.get_last_lr()
+        lr = self.schedules[0].get_last_lr()[0]
         start = time.perf_counter()
         bar = tqdm(
             batches.epoch(epoch),
@@ -129,13 +125,17 @@ class Trainer:
         ):
             logits = self.logits(images)
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
+        self.descend(F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing))
         return logits.detach()
+
+    def descend(self, loss: Tensor) -> None:
+        """One step down the loss's gradient, and one along the learning rate's schedule."""
+        self.model.zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            self.scaler.step(optimizer)
+            schedule.step()
+        self.scaler.update()
 
     @torch.inference_mode()
     def evaluate(self) -> tuple[float, float, np.ndarray]:
@@ -177,8 +177,8 @@ class Trainer:
         training = log and TrainingState(
             self.settings,
             [vars(earlier) for earlier in log],
-            self.optimizer.state_dict(),
-            self.schedule.state_dict(),
+            [optimizer.state_dict() for optimizer in self.optimizers],
+            [schedule.state_dict() for schedule in self.schedules],
             self.scaler.state_dict(),
         )
         return Checkpoint(
@@ -211,13 +211,37 @@ class Trainer:
                     "same flags, or leave out --resume to start anew"
                 )
             artifacts.load_weights(self.model, checkpoint, path)
-            self.optimizer.load_state_dict(state.optimizer)
-            self.schedule.load_state_dict(state.schedule)
+            for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
+                optimizer.load_state_dict(saved)
+            for schedule, saved in zip(self.schedules, state.schedules, strict=True):
+                schedule.load_state_dict(saved)
             if state.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state.scaler)
             return [LogRow(**row) for row in state.log]
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
+
+
+def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the filters of dense and pointwise convolutions, SGD for all else.
+
+    A depthwise filter sees one channel, and has no others to be orthogonal to in its matrix.
+    """
+    filters = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and module.groups == 1
+    ]
+    rest = [p for p in model.parameters() if not any(p is weight for weight in filters)]
+    peak = recipe.lr * recipe.batch_size
+    optimizers = []
+    if filters:
+        optimizers.append(Muon(filters, peak, recipe.weight_decay))
+    if rest:
+        optimizers.append(
+            torch.optim.SGD(rest, peak, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+        )
+    return optimizers
 
 
 def training_precision(device: torch.device) -> torch.dtype:

@@ -16,14 +16,22 @@ import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from cli import WIDTH, Parser, UserError, run
 
 import artifacts
-from artifacts import Config
+from artifacts import AblationRow, BenchRow, Config, Mark, RecipeRow
+from storage import existing, read_table, replacing
 
-BLOCKS = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF", "MODEL_SUMMARY", "BENCH")
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCKS = (
+    *("RESULTS", "RECIPES", "ABLATION", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF"),
+    *("MODEL_SUMMARY", "BENCH"),
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,7 +68,7 @@ def main() -> None:
         print(f"{args.readme} was up to date already")
     else:
         try:
-            with artifacts.replacing(readme) as beside:
+            with replacing(readme) as beside:
                 beside.write_bytes(after)
                 shutil.copymode(readme, beside)
         except OSError as error:
@@ -77,7 +85,7 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
     config = artifacts.read_config(results)
     link = Linker(results, readme_folder)
     for name in (artifacts.BEST, artifacts.CONFUSION_MATRIX):
-        artifacts.existing(results / name)
+        existing(results / name)
     try:
         width = WIDTH(str(config.flags["width"]))
         drawn = min(artifacts.TILES, int(config.flags["batch_size"]))
@@ -93,6 +101,8 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
     net = Net(len(config.classes), width)
     return {
         "RESULTS": results_table(results, config),
+        "RECIPES": recipes_table(results),
+        "ABLATION": ablation_table(results),
         "PLOTS": plot_table(link),
         "TILE_GALLERY": tile_gallery(link, tiles),
         "VISUALIZATION": visualization(link),
@@ -110,7 +120,7 @@ class Linker:
 
     def __call__(self, name: Path, alt: str, width: int | None = None) -> str:
         """An `<img>` of the picture `name` of the run; UserError if it is missing."""
-        path = artifacts.existing(self.results / name).resolve()
+        path = existing(self.results / name).resolve()
         url = quote(Path(os.path.relpath(path, self.readme_folder)).as_posix())
         size = f' width="{width}"' if width else ""
         return f'<img src="{url}" alt="{html.escape(alt)}"{size}>'
@@ -154,6 +164,60 @@ def as_cell(text: str) -> str:
     return html.escape(text, quote=False).replace("|", "&#124;").replace("\n", " ")
 
 
+def recipes_table(results: Path) -> str:
+    """What record.py gathered, the runs of one recipe in a row, beside what others reached."""
+    if not (results / artifacts.RECIPES).is_file():
+        return "Not recorded yet: `python record.py RUN...`."
+    lines = [
+        "| network | parameters | mult-adds | constraints kept | epochs | top-1, last epoch "
+        "| best epoch | runs |",
+        "|---|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    runs = read_table(results / artifacts.RECIPES, RecipeRow)
+    recipe = ["model", "params", "mult_adds", "epochs", "dataset"]
+    for (model, params, mult_adds, epochs, _), group in runs.groupby(recipe, sort=False):
+        lines.append(
+            f"| **{as_cell(model)}** | {params:,} | {mult_adds / 1e6:.1f} M | yes | {epochs} "
+            f"| **{mean_and_spread(group.test_acc)}** | {group.best_test_acc.mean():.2f} "
+            f"| {len(group)} |"
+        )
+    if (results / artifacts.MARKS).is_file():
+        for mark in read_table(results / artifacts.MARKS, Mark).itertuples():
+            who = f"[{as_cell(mark.who)}]({mark.source})" if ":" in mark.source else mark.who
+            lines.append(
+                f"| {who} | {mark.params:,} | {mark.mult_adds} | {mark.constraints_kept} "
+                f"| {mark.epochs} | {mark.test_acc} | | |"
+            )
+    return "\n".join(lines)
+
+
+def ablation_table(results: Path) -> str:
+    """What ablation.py measured: each change against the same seeds without one."""
+    if not (results / artifacts.ABLATION).is_file():
+        return "Not measured yet: `python ablation.py`."
+    runs = read_table(results / artifacts.ABLATION, AblationRow)
+    unchanged = runs[runs.change == artifacts.UNCHANGED].set_index(["epochs", "seed"])
+    runs = runs.join(unchanged.val_acc, on=["epochs", "seed"], rsuffix="_unchanged")
+    lines = [
+        "| change | epochs | held-out accuracy | against the recipe | with flips averaged "
+        "| held-out loss | runs |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for (change, epochs), group in runs.groupby(["change", "epochs"], sort=False):
+        gain = (group.val_acc - group.val_acc_unchanged).mean()
+        lines.append(
+            f"| {as_cell(change)} | {epochs} | {mean_and_spread(group.val_acc)} | {gain:+.2f} "
+            f"| {group.val_acc_flipped.mean():.2f} | {group.val_loss.mean():.4f} | {len(group)} |"
+        )
+    return "\n".join(lines)
+
+
+def mean_and_spread(values: pd.Series) -> str:
+    """ "88.25 +- 0.12", the spread being the standard deviation of the runs, if there are two."""
+    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
+
+
 def plot_table(link: Linker) -> str:
     accuracy = link(artifacts.ACCURACY_CURVES, "Accuracy by epoch", 420)
     loss = link(artifacts.LOSS_CURVES, "Loss by epoch", 420)
@@ -195,7 +259,7 @@ def bench_table(results: Path) -> str:
     """What bench.py left in the folder, if it did; it is no part of a run."""
     if not (results / artifacts.BENCH).is_file():
         return "Not measured yet: `python bench.py`."
-    table = artifacts.read_bench(results)
+    table = read_table(results / artifacts.BENCH, BenchRow)
     lines = [
         "| mode | images/s | slowest to fastest round | of the ceiling | x plain | peak memory |",
         "|---|---:|---:|---:|---:|---:|",

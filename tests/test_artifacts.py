@@ -12,7 +12,8 @@ import torch
 from conftest import CLASSES
 
 import artifacts
-from artifacts import Checkpoint, LogRow
+from artifacts import BenchRow, Checkpoint, LogRow
+from storage import read_table, replacing
 
 ROW = LogRow(
     epoch=1,
@@ -58,7 +59,7 @@ def test_broken_log_is_named(content, tmp_path):
 def test_broken_bench_is_named(tmp_path):
     (tmp_path / "bench.csv").write_text("mode,images_per_second\nceiling,fast\n")
     with pytest.raises(UserError, match=r"bench\.csv has no column slowest"):
-        artifacts.read_bench(tmp_path)
+        read_table(tmp_path / artifacts.BENCH, BenchRow)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"started": "today"}'])
@@ -132,7 +133,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def write_half():
-        with artifacts.replacing(path) as beside:
+        with replacing(path) as beside:
             beside.write_text("half")
             raise RuntimeError
 
@@ -145,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_reader_never_sees_half_a_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with artifacts.replacing(path) as beside:
+    with replacing(path) as beside:
         beside.write_text("new, and longer")
         assert path.read_text() == "old"
     assert path.read_text() == "new, and longer"

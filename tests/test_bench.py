@@ -9,6 +9,8 @@ from conftest import REPO, run_script
 
 import artifacts
 import bench
+from artifacts import BenchRow
+from storage import read_table, write_table
 
 
 def test_quick_bench(small_npz, tmp_path):
@@ -18,7 +20,7 @@ def test_quick_bench(small_npz, tmp_path):
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
-    table = artifacts.read_bench(tmp_path).set_index("mode")
+    table = read_table(tmp_path / artifacts.BENCH, BenchRow).set_index("mode")
     assert list(table.index) == list(bench.MODES)
     speed = table.images_per_second
     assert (speed > 0).all()
@@ -48,12 +50,12 @@ def test_profile(small_npz, tmp_path):
 
 
 def test_an_earlier_measurement_is_kept(tmp_path):
-    row = artifacts.BenchRow("ceiling", 1000, 900, 1100, 1, 2, 500, "CPU", "python bench.py")
-    artifacts.write_bench(tmp_path, [row])
+    row = BenchRow("ceiling", 1000, 900, 1100, 1, 2, 500, "CPU", "python bench.py")
+    write_table(tmp_path / artifacts.BENCH, BenchRow, [row])
     artifacts.archive_earlier_bench(tmp_path)
     assert not (tmp_path / "bench.csv").exists()
     (kept,) = tmp_path.glob("archive/*/bench.csv")
-    assert artifacts.read_bench(kept.parent).to_dict("records") == [vars(row)]
+    assert read_table(kept.parent / artifacts.BENCH, BenchRow).to_dict("records") == [vars(row)]
 
 
 def test_bad_input(small_npz, tmp_path):

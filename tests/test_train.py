@@ -191,9 +191,11 @@ def test_schedules_of_any_length(steps, small_data):
     trainer = Trainer(Net(3, width=0.1), torch.device("cpu"), small_data, recipe, steps)
     rates = []
     for _ in range(steps):
-        rates += trainer.schedule.get_last_lr()
-        trainer.optimizer.step()
-        trainer.schedule.step()
+        (rate,) = {rate for schedule in trainer.schedules for rate in schedule.get_last_lr()}
+        rates.append(rate)
+        for optimizer, schedule in zip(trainer.optimizers, trainer.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
     assert all(0 < rate <= 0.032 * (1 + 1e-6) for rate in rates)
     if steps >= 4:
         assert max(rates) > 0.6 * 0.032 > 10 * rates[-1]

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import artifacts
+from artifacts import BenchRow
+from storage import write_table
 from update_readme import BLOCKS, find_blocks, inject
 
 PATH = Path("README.md")
@@ -176,10 +178,10 @@ def test_bench_block(repo):
     assert "Not measured yet: `python bench.py`." in readme.read_text("utf-8")
     command = "python bench.py --dataset 'a|b'"
     rows = [
-        artifacts.BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
-        artifacts.BenchRow("plain", 493.8, 480, 500, 0.4, 1, 1001, "CPU <x>", command),
+        BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
+        BenchRow("plain", 493.8, 480, 500, 0.4, 1, 1001, "CPU <x>", command),
     ]
-    artifacts.write_bench(repo / "my results#1", rows)
+    write_table(repo / "my results#1" / artifacts.BENCH, BenchRow, rows)
     update(repo)
     text = readme.read_text("utf-8")
     assert "| ceiling | 1,234 | 1,200 to 1,300 | 1.00 | 2.50 | 987 MB |" in text

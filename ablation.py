@@ -1,0 +1,252 @@
+"""Measures what each ingredient of the recipe is worth, on held-out training images.
+
+    python ablation.py --dataset data/cifar10.npz                 # all changes, three seeds each
+    python ablation.py --dataset data/cifar10.npz --only SGD      # one of them
+
+Every run trains the default recipe with one change, on the training set but 5,000 images, and is
+judged by those; the test set is not looked at. A row is added to results/ablation.csv as soon as
+its run is finished, and what has a row there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from cli import Parser, add_data_flags, add_device_flags, number, run
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import artifacts
+import augment
+import sources
+from artifacts import UNCHANGED, AblationRow
+from data import DeviceBatches, epoch_rng
+from model import Net
+from recipe import Recipe
+from sources import ImageData
+from storage import read_table, write_table
+from trainer import Trainer, describe, keep_freed_memory, pick_device
+
+HOLDOUT = 5000
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is different: fields of the recipe, entries of AUGMENTATION, or what `apply` does."""
+
+    recipe: dict = field(default_factory=dict)
+    augmentation: dict = field(default_factory=dict)
+    apply: Callable[[Trainer, DeviceBatches], None] = lambda trainer, batches: None
+
+
+def optimize_all_with(kind: type[torch.optim.Optimizer], **settings) -> Change:
+    def apply(trainer: Trainer, _batches: DeviceBatches) -> None:
+        set_optimizers(trainer, [kind(trainer.model.parameters(), **settings)])
+
+    return Change(apply=apply)
+
+
+def set_optimizers(trainer: Trainer, optimizers: list[torch.optim.Optimizer]) -> None:
+    steps = trainer.schedules[0].total_steps
+    trainer.optimizers = optimizers
+    trainer.schedules = [
+        OneCycleLR(o, o.defaults["lr"], total_steps=steps, cycle_momentum=False) for o in optimizers
+    ]
+
+
+def spare_norms_and_biases(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """No weight decay on vectors."""
+    filters, sgd = trainer.optimizers
+    (group,) = sgd.param_groups
+    vectors = [p for p in group["params"] if p.ndim < 2]
+    group["params"] = [p for p in group["params"] if p.ndim >= 2]
+    sgd.add_param_group({"params": vectors, "weight_decay": 0.0})
+    set_optimizers(trainer, [filters, sgd])
+
+
+def decay_linearly(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """The learning rate rises over a fifth of the run and falls to zero, both in a line."""
+    steps = trainer.schedules[0].total_steps
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = optimizer.defaults["lr"]
+    trainer.schedules = [
+        LambdaLR(o, lambda step: min((step + 1) / (0.2 * steps), (1 - step / steps) / 0.8))
+        for o in trainer.optimizers
+    ]
+
+
+def average_weights(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """Evaluates an exponential moving average (0.999) of weights and batch norm's statistics."""
+    average = AveragedModel(
+        trainer.model, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True
+    )
+    take_step, evaluate = trainer.step, trainer.evaluate
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        logits = take_step(images, labels)
+        average.update_parameters(trainer.model)
+        return logits
+
+    def evaluate_average():
+        trained, trainer.model = trainer.model, average.module
+        try:
+            return evaluate()
+        finally:
+            trainer.model = trained
+
+    trainer.step, trainer.evaluate = step, evaluate_average
+
+
+def mix_images(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """Mixup of each image with another of its batch, alpha 0.2, ramped up over half of the run.
+
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+    """
+    generator = torch.Generator().manual_seed(trainer.recipe.seed)
+    schedule = trainer.schedules[0]
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        ramp = min(1, 2 * schedule.last_epoch / schedule.total_steps)
+        a, b = torch._standard_gamma(torch.full((2,), 0.2), generator=generator)
+        share = 1 - ramp * min(a, b).item() / max((a + b).item(), 1e-12)
+        inputs = trainer.normalise(images)
+        logits = trainer.model(share * inputs + (1 - share) * inputs.flip(0))
+        loss = share * F.cross_entropy(logits, labels)
+        loss = loss + (1 - share) * F.cross_entropy(logits, labels.flip(0))
+        trainer.descend(loss)
+        return logits.detach()
+
+    trainer.step = step
+
+
+def alternate_flips(trainer: Trainer, batches: DeviceBatches) -> None:
+    """An image that is flipped in one epoch is not in the next, after Jordan's airbench."""
+    count, seed = len(batches.labels), trainer.recipe.seed
+    flipped_first = epoch_rng(seed, 0).random(count) < 0.5
+    draw, epochs = augment.draw, batches.epoch
+
+    def epoch(number: int):
+        order = epoch_rng(seed, number).permutation(count)  # as the epoch itself will draw it
+        flip = flipped_first[order] ^ (number % 2 == 1)
+        augment.draw = lambda *args: draw(*args)._replace(flip=flip)
+        try:
+            yield from epochs(number)
+        finally:
+            augment.draw = draw
+
+    batches.epoch = epoch
+
+
+def initialise_by_fan_out(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """He et al.'s normal initialisation, in place of PyTorch's uniform one."""
+    for module in trainer.model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+
+
+CHANGES = {
+    UNCHANGED: Change(),
+    "SGD": optimize_all_with(
+        torch.optim.SGD, lr=0.128, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    ),
+    "AdamW": optimize_all_with(torch.optim.AdamW, lr=0.01, weight_decay=0.05, fused=True),
+    "linear schedule": Change(apply=decay_linearly),
+    "no decay of norms": Change(apply=spare_norms_and_biases),
+    "EMA": Change(apply=average_weights),
+    "label smoothing": Change({"label_smoothing": 0.1}),
+    "mixup": Change(apply=mix_images),
+    "alternating flips": Change(apply=alternate_flips),
+    "He initialisation": Change(apply=initialise_by_fan_out),
+    "batch of 64": Change({"batch_size": 64}),
+    "batch of 256": Change({"batch_size": 256}),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser("Measure what each ingredient of the recipe is worth; see README.md.")
+    add_data_flags(parser)
+    parser.add_argument(
+        "--epochs", metavar="N", type=number(int, at_least=1), default=8, help="of each run"
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=number(int, at_least=1), default=3, help="runs of each change"
+    )
+    parser.add_argument("--only", choices=CHANGES, help="this change, and no other")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"))
+    add_device_flags(parser)
+    args = parser.parse_args()
+    artifacts.check_writable(args.out)
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    device = pick_device(args.device)
+    data = sources.load(args.dataset, args.data_dir, holdout=HOLDOUT)
+    keep_freed_memory()
+    table = args.out / artifacts.ABLATION
+    for seed, name in product(range(args.seeds), [args.only] if args.only else CHANGES):
+        finished = {(row.change, row.epochs, row.seed) for row in read(table)}
+        if (name, args.epochs, seed) in finished:
+            continue
+        recipe = Recipe(epochs=args.epochs, seed=seed, augment="device", **CHANGES[name].recipe)
+        row = measure(name, recipe, data, device)
+        write_table(table, AblationRow, [*read(table), row])  # read anew: others write it too
+        print(f"{name}, seed {seed}: {row.val_acc:.2f} %", flush=True)
+
+
+def read(table: Path) -> list[AblationRow]:
+    if not table.exists():
+        return []
+    return [AblationRow(**row) for row in read_table(table, AblationRow).to_dict("records")]
+
+
+def measure(name: str, recipe: Recipe, data: ImageData, device: torch.device) -> AblationRow:
+    """Trains the recipe with the change called `name`."""
+    change = CHANGES[name]
+    kept = dict(augment.AUGMENTATION)
+    augment.AUGMENTATION.update(change.augmentation)
+    try:
+        batches = DeviceBatches(data, recipe, device)
+        torch.manual_seed(recipe.seed)
+        model = Net(len(data.classes)).to(device, memory_format=torch.channels_last)
+        trainer = Trainer(model, device, data, recipe, recipe.epochs * len(batches))
+        change.apply(trainer, batches)
+        for epoch in range(1, recipe.epochs + 1):
+            last = trainer.run_epoch(epoch, batches)
+    finally:
+        augment.AUGMENTATION.update(kept)
+    return AblationRow(
+        change=name,
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        val_loss=last.val_loss,
+        val_acc=last.val_acc,
+        val_acc_flipped=flip_averaged_accuracy(trainer),
+        train_loss=last.train_loss,
+        device=describe(device),
+        command=f"python {shlex.join(sys.argv)}",
+    )
+
+
+def flip_averaged_accuracy(trainer: Trainer) -> float:
+    """In percent, of the logits' sum over each image and its mirror image."""
+    logits = trainer._logits
+    trainer._logits = lambda images: logits(images) + logits(images.flip(3))
+    _, accuracy, _ = trainer.evaluate()
+    return accuracy
+
+
+if __name__ == "__main__":
+    run(main)

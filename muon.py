@@ -1,0 +1,58 @@
+"""Muon: steps along the nearest orthogonal matrix to a filter bank's momentum.
+
+After Keller Jordan's Muon (https://kellerjordan.github.io/posts/muon/). `torch.optim.Muon` is the
+same for matrices alone, and rounds them to bfloat16, which a CPU without such arithmetic emulates:
+for this network 76 ms a step, more than the rest of the step takes, against 5 ms of float32 here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the Newton-Schulz iteration, Jordan's
+ITERATIONS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights (out, in, h, w), each a matrix of one row a filter; Nesterov momentum.
+
+    Weights shrink by lr * weight_decay a step, apart from their gradient (decoupled).
+    """
+
+    def __init__(
+        self, weights: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
+    ):
+        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["average"] = torch.zeros_like(weight)
+                average = state["average"]
+                average.lerp_(weight.grad, 1 - group["momentum"])
+                direction = orthogonal(weight.grad.lerp(average, group["momentum"]).flatten(1))
+                rows, columns = direction.shape
+                step_size = group["lr"] * math.sqrt(max(1, rows / columns))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(direction.view_as(weight), alpha=step_size)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About the nearest (semi-)orthogonal matrix: singular values between 0.7 and 1.2."""
+    a, b, c = COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if is_tall else x
