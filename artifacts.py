@@ -173,7 +173,7 @@ class Mark:
     mult_adds: str
     constraints_kept: str
     epochs: str
-    test_acc: str
+    test_acc: float
 
 
 @dataclass(frozen=True)

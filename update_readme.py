@@ -183,10 +183,11 @@ def recipes_table(results: Path) -> str:
         )
     if (results / artifacts.MARKS).is_file():
         for mark in read_table(results / artifacts.MARKS, Mark).itertuples():
-            who = f"[{as_cell(mark.who)}]({mark.source})" if ":" in mark.source else mark.who
+            who = as_cell(mark.who)
+            who = f"[{who}]({mark.source})" if ":" in mark.source else who
             lines.append(
                 f"| {who} | {mark.params:,} | {mark.mult_adds} | {mark.constraints_kept} "
-                f"| {mark.epochs} | {mark.test_acc} | | |"
+                f"| {mark.epochs} | {mark.test_acc:g} | | |"
             )
     return "\n".join(lines)
 
@@ -196,15 +197,15 @@ def ablation_table(results: Path) -> str:
     if not (results / artifacts.ABLATION).is_file():
         return "Not measured yet: `python ablation.py`."
     runs = read_table(results / artifacts.ABLATION, AblationRow)
-    unchanged = runs[runs.change == artifacts.UNCHANGED].set_index(["epochs", "seed"])
-    runs = runs.join(unchanged.val_acc, on=["epochs", "seed"], rsuffix="_unchanged")
+    unchanged = runs[runs.change == artifacts.UNCHANGED].set_index(["epochs", "seed"]).val_acc
+    runs = runs.join(unchanged.rename("unchanged"), on=["epochs", "seed"])
     lines = [
         "| change | epochs | held-out accuracy | against the recipe | with flips averaged "
         "| held-out loss | runs |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for (change, epochs), group in runs.groupby(["change", "epochs"], sort=False):
-        gain = (group.val_acc - group.val_acc_unchanged).mean()
+        gain = (group.val_acc - group.unchanged).mean()
         lines.append(
             f"| {as_cell(change)} | {epochs} | {mean_and_spread(group.val_acc)} | {gain:+.2f} "
             f"| {group.val_acc_flipped.mean():.2f} | {group.val_loss.mean():.4f} | {len(group)} |"

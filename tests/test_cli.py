@@ -110,6 +110,7 @@ def test_help_names_every_flag_with_its_default():
         "--out",
         "--resume",
         "--limit-train",
+        "--holdout",
     ]:
         assert flag in out
     assert "default: 25" in out

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import artifacts
-from artifacts import BenchRow
+from artifacts import AblationRow, BenchRow, Mark, RecipeRow
 from storage import write_table
 from update_readme import BLOCKS, find_blocks, inject
 
@@ -85,7 +85,7 @@ def test_crossed_blocks_are_named():
     with pytest.raises(UserError, match="PLOTS and TILE_GALLERY cross"):
         inject(readme, CONTENT, PATH)
     touching = b"<!-- RESULTS -->a<!-- PLOTS --><!-- /RESULTS -->b<!-- /PLOTS -->"
-    rest = b"".join(marked(name) for name in BLOCKS[2:])
+    rest = b"".join(marked(name) for name in BLOCKS if name not in ("RESULTS", "PLOTS"))
     with pytest.raises(UserError, match="RESULTS and PLOTS cross"):
         inject(touching + rest, CONTENT, PATH)
     nested = README.replace(marked("RF"), b"").replace(b"old", marked("RF"), 1)
@@ -188,6 +188,45 @@ def test_bench_block(repo):
     assert "| plain | 494 | 480 to 500 | 0.40 | 1.00 | 1,001 MB |" in text
     assert f"`{command}` on CPU &lt;x&gt;." in text
     assert update(repo, "--check").status == 0
+
+
+def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
+    results = repo / "my results#1"
+    shared = {"params": 84_322, "mult_adds": 13_730_000, "dataset": "x", "device": "CPU"}
+    runs = [
+        RecipeRow(
+            model=f"width {width}", epochs=25, seed=seed, test_acc=accuracy,
+            best_test_acc=accuracy + 1, seconds=60.0, command="python train.py", **shared,
+        )
+        for width, seed, accuracy in ((1, 0, 88.0), (1, 1, 89.0), (1.5, 0, 90.0))
+    ]  # fmt: skip
+    marks = [
+        Mark("theirs", "https://example.org", 1000, "?", "no", "200", 94.4),
+        Mark("<nobody's>", "?", 1000, "41 M", "yes", "?", 85),
+    ]
+    write_table(results / artifacts.RECIPES, RecipeRow, runs)
+    write_table(results / artifacts.MARKS, Mark, marks)
+    update(repo)
+    text = (repo / "docs" / "README.md").read_text("utf-8")
+    assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **88.50 ± 0.71** | 89.50 | 2 |" in text
+    assert "| **width 1.5** | 84,322 | 13.7 M | yes | 25 | **90.00** | 91.00 | 1 |" in text
+    assert "| [theirs](https://example.org) | 1,000 | ? | no | 200 | 94.4 | | |" in text
+    assert "| &lt;nobody's&gt; | 1,000 | 41 M | yes | ? | 85 | | |" in text
+
+
+def test_ablation_block_compares_the_same_seeds(repo):
+    runs = [
+        AblationRow(change, 8, seed, 0.5, accuracy, accuracy + 1, 0.4, "CPU", "python ablation.py")
+        for change, seed, accuracy in (
+            ("none", 0, 80.0), ("none", 1, 84.0), ("SGD", 0, 78.0), ("SGD", 1, 83.0), ("EMA", 1, 85)
+        )
+    ]  # fmt: skip
+    write_table(repo / "my results#1" / artifacts.ABLATION, AblationRow, runs)
+    update(repo)
+    text = (repo / "docs" / "README.md").read_text("utf-8")
+    assert "| none | 8 | 82.00 ± 2.83 | +0.00 | 83.00 | 0.5000 | 2 |" in text
+    assert "| SGD | 8 | 80.50 ± 3.54 | -1.50 | 81.50 | 0.5000 | 2 |" in text
+    assert "| EMA | 8 | 85.00 | +1.00 | 86.00 | 0.5000 | 1 |" in text
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):

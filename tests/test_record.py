@@ -1,0 +1,56 @@
+"""Finished runs become rows of evidence; anything less is refused."""
+
+import json
+import shutil
+
+import pytest
+from conftest import run_script, train
+
+import artifacts
+from artifacts import RecipeRow
+from storage import read_table
+
+
+def rows(results):
+    return read_table(results / artifacts.RECIPES, RecipeRow).to_dict("records")
+
+
+def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
+    folders = [tmp_path / "runs" / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        train(small_npz, folder, "--epochs", 2, "--seed", seed, "--width", 0.25)
+    results = tmp_path / "results"
+    assert run_script("record", *folders, "--results", results).status == 0
+    for seed, (row, folder) in enumerate(zip(rows(results), folders, strict=True)):
+        config, log = artifacts.read_config(folder), artifacts.read_log(folder)
+        assert row["test_acc"] == log.test_acc.iloc[-1]
+        assert row["best_test_acc"] == log.test_acc.max()
+        assert row["seconds"] == pytest.approx(log.seconds.sum(), abs=0.1)
+        assert (row["seed"], row["epochs"], row["params"]) == (seed, 2, config.parameters)
+        assert row["command"] == config.command
+        assert row["model"] == "C1C2C3C4O, width 0.25"
+
+    before = rows(results)
+    assert run_script("record", folders[0], "--results", results).status == 0
+    assert rows(results) == before  # replaced, not doubled, and the other kept
+
+
+@pytest.mark.parametrize("flags", [["--holdout", 24], []])
+def test_what_is_no_evidence_is_refused(flags, small_npz, tmp_path):
+    folder = tmp_path / "run"
+    train(small_npz, folder, "--epochs", 2, *flags)
+    if not flags:  # stopped after its first epoch
+        log = (folder / "train_log.csv").read_text().splitlines(keepends=True)
+        (folder / "train_log.csv").write_text("".join(log[:2]))
+    outcome = run_script("record", folder, "--results", tmp_path)
+    outcome.assert_refused("held-out images" if flags else "has 1 of 2 epochs")
+    assert not (tmp_path / artifacts.RECIPES).exists()
+
+
+def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    del config["flags"]["width"]
+    (folder / "config.json").write_text(json.dumps(config))
+    run_script("record", folder, "--results", tmp_path).assert_refused("config.json", "width")
+    run_script("record", tmp_path / "no", "--results", tmp_path).assert_refused("no/config.json")
