@@ -139,7 +139,7 @@ def plain_script(make_transform: Callable[[ImageData], plain.Transform], setup: 
     """A straightforward script: float32 NCHW, augmented image by image."""
     transform = make_transform(setup.data)
     batches = plain.endless_batches(setup.data, transform, setup.recipe.batch_size, setup.workers)
-    return runner(plain.training_loop(setup.data, setup.device), batches)
+    return runner(plain.training_loop(setup.data, setup.device, setup.recipe), batches)
 
 
 def plain_step(setup: Setup) -> Runner:
@@ -147,7 +147,9 @@ def plain_step(setup: Setup) -> Runner:
     size, side = setup.recipe.batch_size, setup.data.train_images.shape[1]
     images = torch.randn(size, 3, side, side, device=setup.device)
     labels = torch.arange(size, device=setup.device) % len(setup.data.classes)
-    return runner(plain.training_loop(setup.data, setup.device), repeat((images, labels)))
+    return runner(
+        plain.training_loop(setup.data, setup.device, setup.recipe), repeat((images, labels))
+    )
 
 
 MODES: dict[str, Callable[[Setup], Runner]] = {

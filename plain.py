@@ -1,12 +1,13 @@
 """What a straightforward training script does, for bench.py to compare with.
 
 float32 images in NCHW, augmented and normalised one by one; a loader without further care; a loop
-that waits for its loss in every step.
+that waits for its loss in every step. The optimizers are those of train.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import albumentations as A
 import numpy as np
@@ -21,6 +22,7 @@ from augment import AUGMENTATION, build_pipeline, hole_fill
 from model import Net
 from recipe import Recipe
 from sources import ImageData
+from trainer import make_optimizers
 
 Transform = Callable[[np.ndarray], Tensor]  # uint8 (H, W, 3) -> float32 (3, H, W), normalised
 
@@ -79,24 +81,23 @@ def endless_batches(
 
 
 def training_loop(
-    data: ImageData, device: torch.device
+    data: ImageData, device: torch.device, recipe: Recipe
 ) -> Callable[[Iterable[tuple[Tensor, Tensor]]], None]:
     """A function that takes a training step on each of the batches that it is given."""
     model = Net(len(data.classes)).to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=Recipe.weight_decay
-    )
+    optimizers = make_optimizers(model, replace(recipe, lr=recipe.lr / 10))  # without a schedule
 
     def train(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         model.train()
         total_loss, hits = 0.0, 0
         for images, labels in batches:
             images, labels = images.to(device), labels.to(device)
-            optimizer.zero_grad()
+            model.zero_grad()
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             total_loss += loss.item()
             hits += (logits.argmax(1) == labels).sum().item()
 
