@@ -147,9 +147,8 @@ def plain_step(setup: Setup) -> Runner:
     size, side = setup.recipe.batch_size, setup.data.train_images.shape[1]
     images = torch.randn(size, 3, side, side, device=setup.device)
     labels = torch.arange(size, device=setup.device) % len(setup.data.classes)
-    return runner(
-        plain.training_loop(setup.data, setup.device, setup.recipe), repeat((images, labels))
-    )
+    train = plain.training_loop(setup.data, setup.device, setup.recipe)
+    return runner(train, repeat((images, labels)))
 
 
 MODES: dict[str, Callable[[Setup], Runner]] = {

@@ -223,9 +223,10 @@ class Trainer:
 
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the filters of dense and pointwise convolutions, SGD for all else.
+    """Muon for the filters of dense and pointwise convolutions, SGD for all else, both with the
+    same peak of the learning rate and the same shrinking of weights.
 
-    A depthwise filter sees one channel, and has no others to be orthogonal to in its matrix.
+    A depthwise filter sees one channel alone: there is nothing for it to be orthogonal to.
     """
     filters = [
         module.weight
@@ -233,14 +234,15 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
         if isinstance(module, nn.Conv2d) and module.groups == 1
     ]
     rest = [p for p in model.parameters() if not any(p is weight for weight in filters)]
-    peak = recipe.lr * recipe.batch_size
+    peak, decay, momentum = recipe.lr * recipe.batch_size, recipe.weight_decay, 0.9
     optimizers = []
-    if filters:
-        optimizers.append(Muon(filters, peak, recipe.weight_decay))
+    if filters:  # SGD's decay goes through its momentum, which amplifies it in the end so much
+        optimizers.append(Muon(filters, peak, decay / (1 - momentum)))
     if rest:
-        optimizers.append(
-            torch.optim.SGD(rest, peak, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+        sgd = torch.optim.SGD(
+            rest, peak, momentum=momentum, nesterov=True, weight_decay=decay, fused=True
         )
+        optimizers.append(sgd)
     return optimizers
 
 
