@@ -1,7 +1,7 @@
 """Measures what each ingredient of the recipe is worth, on held-out training images.
 
     python ablation.py --dataset data/cifar10.npz                 # all changes, three seeds each
-    python ablation.py --dataset data/cifar10.npz --only SGD      # one of them
+    python ablation.py --dataset data/cifar10.npz --only mixup    # one of them
 
 Every run trains the default recipe with one change, on the training set but 5,000 images, and is
 judged by those; the test set is not looked at. A row is added to results/ablation.csv as soon as
@@ -30,8 +30,9 @@ import artifacts
 import augment
 import sources
 from artifacts import UNCHANGED, AblationRow
-from data import DeviceBatches, epoch_rng
+from data import DeviceBatches, as_tensor, epoch_rng
 from model import Net
+from muon import Muon
 from recipe import Recipe
 from sources import ImageData
 from storage import read_table, write_table
@@ -148,28 +149,56 @@ def alternate_flips(trainer: Trainer, batches: DeviceBatches) -> None:
     batches.epoch = epoch
 
 
-def initialise_by_fan_out(trainer: Trainer, _batches: DeviceBatches) -> None:
+def initialise_by_fan_in(trainer: Trainer, _batches: DeviceBatches) -> None:
     """He et al.'s normal initialisation, in place of PyTorch's uniform one."""
     for module in trainer.model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
 
 
+def whiten_patches(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """The first layer starts as the principal components of 3x3 patches, the largest first."""
+    filters = trainer.model.c1a.conv.weight
+    images = trainer.normalise(as_tensor(trainer.data.train_images[:2000]).to(trainer.device))
+    patches = F.unfold(images, 3)[:, :, ::7].permute(0, 2, 1).flatten(0, 1)
+    _, components = torch.linalg.eigh(patches.T @ patches)
+    with torch.no_grad():
+        filters.copy_(components.flip(1).T[: len(filters)].view_as(filters))
+
+
+def step_depthwise_by_muon(trainer: Trainer, _batches: DeviceBatches) -> None:
+    filters, sgd = trainer.optimizers
+    settings = filters.param_groups[0]
+    all_filters = [p for p in trainer.model.parameters() if p.ndim == 4]
+    others = [p for p in trainer.model.parameters() if p.ndim != 4]
+    muon = Muon(all_filters, filters.defaults["lr"], settings["weight_decay"])
+    set_optimizers(trainer, [muon, torch.optim.SGD(others, **sgd.defaults)])
+
+
 CHANGES = {
     UNCHANGED: Change(),
-    "SGD": optimize_all_with(
+    "SGD alone": optimize_all_with(
         torch.optim.SGD, lr=0.128, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
     ),
-    "AdamW": optimize_all_with(torch.optim.AdamW, lr=0.01, weight_decay=0.05, fused=True),
+    "AdamW alone": optimize_all_with(torch.optim.AdamW, lr=0.01, weight_decay=0.05, fused=True),
+    "Muon for depthwise filters too": Change(apply=step_depthwise_by_muon),
+    "half the learning rate": Change({"lr": Recipe.lr / 2}),
     "linear schedule": Change(apply=decay_linearly),
-    "no decay of norms": Change(apply=spare_norms_and_biases),
-    "EMA": Change(apply=average_weights),
-    "label smoothing": Change({"label_smoothing": 0.1}),
+    "half the weight decay": Change({"weight_decay": Recipe.weight_decay / 2}),
+    "twice the weight decay": Change({"weight_decay": Recipe.weight_decay * 2}),
+    "no decay of norms and biases": Change(apply=spare_norms_and_biases),
+    "EMA of the weights": Change(apply=average_weights),
+    "batch of 64": Change({"batch_size": 64}),
+    "label smoothing 0.1": Change({"label_smoothing": 0.1}),
+    "half the augmentation": Change(augmentation={"affine_p": 0.25, "hole_p": 0.25}),
+    "shifts by 4 pixels alone": Change(
+        augmentation={"affine_p": 1, "shift_limit": 0.125, "scale_limit": 0, "rotate_limit": 0}
+    ),
+    "16x16 hole": Change(augmentation={"hole_size": 16}),
     "mixup": Change(apply=mix_images),
     "alternating flips": Change(apply=alternate_flips),
-    "He initialisation": Change(apply=initialise_by_fan_out),
-    "batch of 64": Change({"batch_size": 64}),
-    "batch of 256": Change({"batch_size": 256}),
+    "He initialisation": Change(apply=initialise_by_fan_in),
+    "whitening initialisation": Change(apply=whiten_patches),
 }
 
 
