@@ -23,7 +23,7 @@ from cli import Parser, add_data_flags, add_device_flags, number, run
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import artifacts
@@ -36,7 +36,7 @@ from muon import Muon
 from recipe import Recipe
 from sources import ImageData
 from storage import read_table, write_table
-from trainer import Trainer, describe, keep_freed_memory, pick_device
+from trainer import Trainer, describe, keep_freed_memory, make_schedule, pick_device
 
 HOLDOUT = 5000
 
@@ -58,11 +58,8 @@ def optimize_all_with(kind: type[torch.optim.Optimizer], **settings) -> Change:
 
 
 def set_optimizers(trainer: Trainer, optimizers: list[torch.optim.Optimizer]) -> None:
-    steps = trainer.schedules[0].total_steps
     trainer.optimizers = optimizers
-    trainer.schedules = [
-        OneCycleLR(o, o.defaults["lr"], total_steps=steps, cycle_momentum=False) for o in optimizers
-    ]
+    trainer.schedules = [make_schedule(optimizer, trainer.steps) for optimizer in optimizers]
 
 
 def spare_norms_and_biases(trainer: Trainer, _batches: DeviceBatches) -> None:
@@ -75,14 +72,10 @@ def spare_norms_and_biases(trainer: Trainer, _batches: DeviceBatches) -> None:
     set_optimizers(trainer, [filters, sgd])
 
 
-def decay_linearly(trainer: Trainer, _batches: DeviceBatches) -> None:
-    """The learning rate rises over a fifth of the run and falls to zero, both in a line."""
-    steps = trainer.schedules[0].total_steps
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = optimizer.defaults["lr"]
+def follow_a_cosine(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """torch's default one-cycle: up for three tenths of the run, along cosines."""
     trainer.schedules = [
-        LambdaLR(o, lambda step: min((step + 1) / (0.2 * steps), (1 - step / steps) / 0.8))
+        OneCycleLR(o, o.defaults["lr"], total_steps=trainer.steps, cycle_momentum=False)
         for o in trainer.optimizers
     ]
 
@@ -118,7 +111,7 @@ def mix_images(trainer: Trainer, _batches: DeviceBatches) -> None:
     schedule = trainer.schedules[0]
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
-        ramp = min(1, 2 * schedule.last_epoch / schedule.total_steps)
+        ramp = min(1, 2 * schedule.last_epoch / trainer.steps)
         a, b = torch._standard_gamma(torch.full((2,), 0.2), generator=generator)
         share = 1 - ramp * min(a, b).item() / max((a + b).item(), 1e-12)
         inputs = trainer.normalise(images)
@@ -183,7 +176,7 @@ CHANGES = {
     "AdamW alone": optimize_all_with(torch.optim.AdamW, lr=0.01, weight_decay=0.05, fused=True),
     "Muon for depthwise filters too": Change(apply=step_depthwise_by_muon),
     "half the learning rate": Change({"lr": Recipe.lr / 2}),
-    "linear schedule": Change(apply=decay_linearly),
+    "cosine schedule": Change(apply=follow_a_cosine),
     "half the weight decay": Change({"weight_decay": Recipe.weight_decay / 2}),
     "twice the weight decay": Change({"weight_decay": Recipe.weight_decay * 2}),
     "no decay of norms and biases": Change(apply=spare_norms_and_biases),

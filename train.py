@@ -62,12 +62,12 @@ def parse_arguments() -> argparse.Namespace:
     add_batch_size_flag(recipe)
     recipe.add_argument(
         "--lr", metavar="LR", type=number(float, above=0), default=Recipe.lr,
-        help="learning rate per image of a batch: SGD's one-cycle schedule peaks at LR x batch "
-        "size, so that another batch size needs no other LR",
+        help="learning rate per image of a batch: the one-cycle schedule of Muon and SGD peaks at "
+        "LR x batch size, so that another batch size needs no other LR",
     )  # fmt: skip
     recipe.add_argument(
         "--weight-decay", metavar="WD", type=number(float, at_least=0),
-        default=Recipe.weight_decay, help="L2 penalty on all parameters",
+        default=Recipe.weight_decay, help="SGD's L2 penalty; Muon's weights shrink as fast",
     )  # fmt: skip
     recipe.add_argument(
         "--label-smoothing", metavar="S", type=number(float, at_least=0, below=1),

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 import artifacts
@@ -56,11 +56,9 @@ class Trainer:
         compiled: bool = False,
     ):
         self.model, self.device, self.data, self.recipe = model, device, data, recipe
+        self.steps = steps
         self.optimizers = make_optimizers(model, recipe)
-        self.schedules = [
-            OneCycleLR(optimizer, optimizer.defaults["lr"], total_steps=steps, cycle_momentum=False)
-            for optimizer in self.optimizers
-        ]
+        self.schedules = [make_schedule(optimizer, steps) for optimizer in self.optimizers]
         self.precision = training_precision(device)
         # float16's gradients underflow unless they are scaled; for other types this does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
@@ -244,6 +242,15 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
         )
         optimizers.append(sgd)
     return optimizers
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
+    """The learning rate rises to its peak over a fifth of the steps, and falls to zero over the
+    rest, both in a line; no step has a rate of zero."""
+    rising = steps / 5
+    return LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / rising, (steps - step) / (steps - rising))
+    )
 
 
 def training_precision(device: torch.device) -> torch.dtype:
