@@ -56,6 +56,8 @@ SLOW_LIBRARIES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "
         ("bench", ["--help"], 0),
         ("visualize_augmentations", ["--save", "x.jpg"], 2),
         ("update_readme", ["--help"], 0),
+        ("evaluate", ["--device", "tpu"], 2),
+        ("record", [], 2),
     ],
 )
 def test_flags_are_answered_before_slow_imports(script, flags, status, tmp_path):

@@ -1,0 +1,46 @@
+"""A checkpoint measured anew has the accuracy that its run logged."""
+
+import re
+import shutil
+
+import numpy as np
+from conftest import run_script, save_npz
+
+import artifacts
+
+
+def figures(outcome) -> list[float]:
+    assert outcome.status == 0, outcome.err
+    found = re.findall(r"(\d+\.\d+) %|entropy (\d+\.\d+)", outcome.out)
+    return [float(percent or loss) for percent, loss in found]
+
+
+def test_it_is_what_the_log_says(finished_run, small_npz):
+    log = artifacts.read_log(finished_run).set_index("epoch")
+    for name in (artifacts.BEST, artifacts.LAST):
+        row = log.loc[artifacts.load_checkpoint(finished_run / name).epoch]
+        outcome = run_script("evaluate", finished_run / name, "--dataset", small_npz)
+        accuracy, loss, _ = figures(outcome)
+        assert accuracy == round(row.test_acc, 2)
+        assert abs(loss - row.test_loss) < 1e-4
+
+
+def test_mirror_images_are_averaged_in(finished_run, small_npz, small_data, tmp_path):
+    """Images that are their own mirror image keep their accuracy."""
+    halves = small_data.test_images[:, :, :16]
+    symmetric = np.concatenate([halves, halves[:, :, ::-1]], axis=2)
+    path = save_npz(tmp_path / "small.npz", small_data, test_images=symmetric)
+    outcome = run_script("evaluate", finished_run / "best.pt", "--dataset", path)
+    accuracy, _, averaged = figures(outcome)
+    assert accuracy == averaged
+
+
+def test_other_classes_and_broken_checkpoints_are_refused(finished_run, small_npz, tmp_path):
+    best = finished_run / "best.pt"
+    other = run_script("evaluate", best, "--dataset", "digits")
+    other.assert_refused("best.pt tells", "digits has")
+    missing = run_script("evaluate", tmp_path / "no.pt", "--dataset", small_npz)
+    missing.assert_refused("no.pt is missing")
+    broken = shutil.copy(best, tmp_path / "broken.pt")
+    broken.write_bytes(best.read_bytes()[:-2000])
+    run_script("evaluate", broken, "--dataset", small_npz).assert_refused("broken.pt")
