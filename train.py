@@ -144,9 +144,8 @@ def main() -> None:
     try:
         for epoch in range(len(log) + 1, recipe.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
-            is_best = row.evaluated_acc > max(
-                (earlier.evaluated_acc for earlier in log), default=-1
-            )
+            earlier_best = max((earlier.evaluated_acc for earlier in log), default=-1)
+            is_best = row.evaluated_acc > earlier_best
             if is_best:
                 artifacts.save_checkpoint(args.out / artifacts.BEST, trainer.checkpoint(row))
             last = trainer.checkpoint(row, [*log, row])
