@@ -30,7 +30,7 @@ import artifacts
 import augment
 import sources
 from artifacts import UNCHANGED, AblationRow
-from data import DeviceBatches, as_tensor, epoch_rng
+from data import DeviceBatches, epoch_rng
 from model import Net
 from muon import Muon
 from recipe import Recipe
@@ -116,8 +116,10 @@ def mix_images(trainer: Trainer, _batches: DeviceBatches) -> None:
         share = 1 - ramp * min(a, b).item() / max((a + b).item(), 1e-12)
         inputs = trainer.normalise(images)
         logits = trainer.model(share * inputs + (1 - share) * inputs.flip(0))
-        loss = share * F.cross_entropy(logits, labels)
-        loss = loss + (1 - share) * F.cross_entropy(logits, labels.flip(0))
+        smoothing = trainer.recipe.label_smoothing
+        loss = share * F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        other = F.cross_entropy(logits, labels.flip(0), label_smoothing=smoothing)
+        loss = loss + (1 - share) * other
         trainer.descend(loss)
         return logits.detach()
 
@@ -165,14 +167,10 @@ def initialise_by_fan_in(trainer: Trainer, _batches: DeviceBatches) -> None:
             nn.init.kaiming_normal_(module.weight)
 
 
-def whiten_patches(trainer: Trainer, _batches: DeviceBatches) -> None:
-    """The first layer starts as the principal components of 3x3 patches, the largest first."""
-    filters = trainer.model.c1a.conv.weight
-    images = trainer.normalise(as_tensor(trainer.data.train_images[:2000]).to(trainer.device))
-    patches = F.unfold(images, 3)[:, :, ::7].permute(0, 2, 1).flatten(0, 1)
-    _, components = torch.linalg.eigh(patches.T @ patches)
-    with torch.no_grad():
-        filters.copy_(components.flip(1).T[: len(filters)].view_as(filters))
+def start_at_random(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """PyTorch's initialisation for the first layer as well."""
+    torch.manual_seed(trainer.recipe.seed)
+    trainer.model.c1a.conv.reset_parameters()
 
 
 def step_depthwise_by_muon(trainer: Trainer, _batches: DeviceBatches) -> None:
@@ -198,7 +196,8 @@ CHANGES = {
     "no decay of norms and biases": Change(apply=spare_norms_and_biases),
     "EMA of the weights": Change(apply=average_weights),
     "batch of 64": Change({"batch_size": 64}),
-    "label smoothing 0.1": Change({"label_smoothing": 0.1}),
+    "no label smoothing": Change({"label_smoothing": 0.0}),
+    "label smoothing 0.2": Change({"label_smoothing": 0.2}),
     "half the augmentation": Change(augmentation={"affine_p": 0.25, "hole_p": 0.25}),
     "shifts by 4 pixels alone": Change(
         augmentation={"affine_p": 1, "shift_limit": 0.125, "scale_limit": 0, "rotate_limit": 0}
@@ -208,7 +207,7 @@ CHANGES = {
     "mixup": Change(apply=mix_images),
     "alternating flips": Change(apply=alternate_flips),
     "He initialisation": Change(apply=initialise_by_fan_in),
-    "whitening initialisation": Change(apply=whiten_patches),
+    "first layer starts at random": Change(apply=start_at_random),
 }
 
 

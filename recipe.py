@@ -15,7 +15,7 @@ class Recipe:
     batch_size: int = 128
     lr: float = 0.001  # per image of a batch: the schedule peaks at lr * batch_size
     weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     width: float = 1.0
     augment: str = AUGMENTERS[0]
     seed: int = 0

@@ -94,7 +94,7 @@ def test_a_finished_run_resumes_to_itself(small_npz, tmp_path):
         (["--lr", 0.01, "--seed", 3], ["--lr (was 0.001, now 0.01)", "--seed (was 0, now 3)"]),
         (["--batch-size", 16], ["--batch-size (was 32, now 16)"]),
         (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
-        (["--label-smoothing", 0.1], ["--label-smoothing (was 0.0, now 0.1)"]),
+        (["--label-smoothing", 0.2], ["--label-smoothing (was 0.1, now 0.2)"]),
         (["--augment", "device"], ["--augment (was albumentations, now device)"]),
         (["--limit-train", 50], ["data set"]),
     ],
