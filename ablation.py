@@ -30,7 +30,7 @@ import artifacts
 import augment
 import sources
 from artifacts import UNCHANGED, AblationRow
-from data import DeviceBatches, epoch_rng
+from data import DeviceBatches, as_tensor, epoch_rng
 from model import Net
 from muon import Muon
 from recipe import Recipe
@@ -167,10 +167,15 @@ def initialise_by_fan_in(trainer: Trainer, _batches: DeviceBatches) -> None:
             nn.init.kaiming_normal_(module.weight)
 
 
-def start_at_random(trainer: Trainer, _batches: DeviceBatches) -> None:
-    """PyTorch's initialisation for the first layer as well."""
-    torch.manual_seed(trainer.recipe.seed)
-    trainer.model.c1a.conv.reset_parameters()
+def whiten_first_layer(trainer: Trainer, _batches: DeviceBatches) -> None:
+    """It starts as the principal components of the patches that it sees, the largest first, after
+    Jordan's airbench (https://arxiv.org/abs/2404.00498)."""
+    filters = trainer.model.c1a.conv.weight
+    images = trainer.normalise(as_tensor(trainer.data.train_images[:2000]).to(trainer.device))
+    patches = F.unfold(images, 3)[:, :, ::7].permute(0, 2, 1).flatten(0, 1)
+    _, components = torch.linalg.eigh(patches.T @ patches)  # in columns, the largest last
+    with torch.no_grad():
+        filters.copy_(components.T.flip(0)[: len(filters)].view_as(filters))
 
 
 def step_depthwise_by_muon(trainer: Trainer, _batches: DeviceBatches) -> None:
@@ -207,7 +212,7 @@ CHANGES = {
     "mixup": Change(apply=mix_images),
     "alternating flips": Change(apply=alternate_flips),
     "He initialisation": Change(apply=initialise_by_fan_in),
-    "first layer starts at random": Change(apply=start_at_random),
+    "whitened first layer": Change(apply=whiten_first_layer),
 }
 
 

@@ -56,7 +56,6 @@ class Trainer:
         compiled: bool = False,
     ):
         self.model, self.device, self.data, self.recipe = model, device, data, recipe
-        whiten_first_layer(model, data, device)
         self.steps = steps
         self.optimizers = make_optimizers(model, recipe)
         self.schedules = [make_schedule(optimizer, steps) for optimizer in self.optimizers]
@@ -219,23 +218,6 @@ class Trainer:
             return [LogRow(**row) for row in state.log]
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
-
-
-def whiten_first_layer(model: nn.Module, data: ImageData, device: torch.device) -> None:
-    """Has the first convolution start as the principal components of the patches that it sees.
-
-    Random filters would mostly tell how bright a patch is, which varies the most; Jordan's
-    airbench starts as well like this (https://arxiv.org/abs/2404.00498).
-    """
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None or first.groups > 1 or first.weight.shape[1] != 3:
-        return
-    images = Normalise(data.mean, data.std)(as_tensor(data.train_images[:2000]))
-    patches = F.unfold(images, first.kernel_size)[:, :, ::7].permute(0, 2, 1).flatten(0, 1)
-    _, components = torch.linalg.eigh(patches.T @ patches)  # in columns, the largest last
-    start = components.T.flip(0)[: len(first.weight)].to(device)
-    with torch.no_grad():
-        first.weight[: len(start)] = start.view(-1, *first.weight.shape[1:])
 
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:

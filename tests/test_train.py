@@ -202,18 +202,6 @@ def test_schedules_of_any_length(steps, small_data):
     assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
 
 
-def test_the_first_layer_starts_as_the_principal_components_of_patches(small_data):
-    net = Net(3)
-    Trainer(net, torch.device("cpu"), small_data, Recipe(), steps=10)
-    filters = net.c1a.conv.weight.detach()
-    assert torch.allclose(filters.flatten(1) @ filters.flatten(1).T, torch.eye(24), atol=1e-5)
-    images = torch.from_numpy(small_data.train_images).permute(0, 3, 1, 2)
-    normalised = Normalise(small_data.mean, small_data.std)(images)
-    power = F.conv2d(normalised, filters).square().mean((0, 2, 3))
-    assert torch.all(power[:-1] > 0.95 * power[1:])  # in order, but for the sample of patches
-    assert power[0] > 2 * power[-1]
-
-
 def test_two_classes_width_smoothing_and_a_last_batch_of_one(small_data, tmp_path):
     two = small_data.train_labels < 2
     path = save_npz(
