@@ -3,9 +3,10 @@
     python ablation.py --dataset data/cifar10.npz                 # all changes, three seeds each
     python ablation.py --dataset data/cifar10.npz --only mixup    # one of them
 
-Every run trains the default recipe with one change, on the training set but 5,000 images, and is
-judged by those; the test set is not looked at. A row is added to results/ablation.csv as soon as
-its run is finished, and what has a row there is not run again.
+Every run trains the default recipe with one change (and --augment device, which is quicker), on the
+training set but 5,000 images, and is judged by those; the test set is not looked at. A row is added
+to results/ablation.csv as soon as its run is finished, and what has a row there is not run again:
+move the file away when the recipe itself has changed.
 """
 
 from __future__ import annotations
@@ -240,8 +241,9 @@ def main() -> None:
     keep_freed_memory()
     table = args.out / artifacts.ABLATION
     for seed, name in product(range(args.seeds), [args.only] if args.only else CHANGES):
-        finished = {(row.change, row.epochs, row.seed) for row in read(table)}
-        if (name, args.epochs, seed) in finished:
+        finished = {(row.change, row.epochs, row.seed, row.dataset) for row in read(table)}
+        if (name, args.epochs, seed, data.name) in finished:
+            print(f"{name}, seed {seed}: has a row in {table} already", flush=True)
             continue
         recipe = Recipe(epochs=args.epochs, seed=seed, augment="device", **CHANGES[name].recipe)
         row = measure(name, recipe, data, device)
@@ -274,6 +276,7 @@ def measure(name: str, recipe: Recipe, data: ImageData, device: torch.device) ->
         change=name,
         epochs=recipe.epochs,
         seed=recipe.seed,
+        dataset=data.name,
         val_loss=last.val_loss,
         val_acc=last.val_acc,
         val_acc_flipped=flip_averaged_accuracy(trainer),

@@ -3,7 +3,7 @@
     train_log.csv           a row per finished epoch, the columns of `LogRow`
     config.json             the fields of `Config`
     last.pt                 a `Checkpoint` to resume from
-    best.pt                 a `Checkpoint` to use: the epoch of the best test accuracy
+    best.pt                 a `Checkpoint` to use: the epoch of the best accuracy
     confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
     bench.csv               what bench.py measured, the columns of `BenchRow`
     recipes.csv             finished runs that count as evidence, the columns of `RecipeRow`
@@ -147,6 +147,11 @@ class RecipeRow:
     device: str
     command: str
 
+    @property
+    def recipe(self) -> str:
+        """The command without what tells the runs of one recipe apart."""
+        return re.sub(r" --(seed|out)[ =]\S+", "", self.command)
+
 
 @dataclass(frozen=True)
 class AblationRow:
@@ -155,6 +160,7 @@ class AblationRow:
     change: str  # "none" for the recipe itself
     epochs: int
     seed: int
+    dataset: str
     val_loss: float  # of the last epoch
     val_acc: float
     val_acc_flipped: float  # of the logits' mean over an image and its mirror image

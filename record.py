@@ -3,7 +3,7 @@
     python record.py runs/seed0 runs/seed1 runs/seed2
     python update_readme.py                              # and into the README
 
-A run that is there already, with the same seed and command, is replaced.
+A run that is there already, with the same seed and the same other flags, is replaced.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def main() -> None:
     rows = {}
     if path.exists():
         earlier = read_table(path, RecipeRow).to_dict("records")
-        rows = {(row["command"], row["seed"]): RecipeRow(**row) for row in earlier}
+        rows = {(row.recipe, row.seed): row for row in (RecipeRow(**fields) for fields in earlier)}
     for folder in args.runs:
         row = row_of(folder)
-        rows[row.command, row.seed] = row
+        rows[row.recipe, row.seed] = row
         print(f"{folder}: {row.test_acc:.2f} % after {row.epochs} epochs, seed {row.seed}")
     write_table(path, RecipeRow, list(rows.values()))
 

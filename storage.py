@@ -48,7 +48,7 @@ def read_table(path: Path, kind: type) -> pd.DataFrame:
 
     hints = get_type_hints(kind)
     try:
-        table = pd.read_csv(existing(path))
+        table = pd.read_csv(existing(path), keep_default_na=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
     missing = [name for name in hints if name not in table and name not in _optional(kind)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import math
 import os
 import shutil
 from itertools import pairwise
@@ -77,7 +78,9 @@ def main() -> None:
 
 
 def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
-    """The Markdown of every block, by name, with links relative to `readme_folder`.
+    """The Markdown of every block that the folder has something for, by name.
+
+    Links are relative to `readme_folder`.
 
     Raises:
         UserError: a file of the run is missing or broken.
@@ -101,14 +104,24 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
     net = Net(len(config.classes), width)
     return {
         "RESULTS": results_table(results, config),
-        "RECIPES": recipes_table(results),
-        "ABLATION": ablation_table(results),
         "PLOTS": plot_table(link),
         "TILE_GALLERY": tile_gallery(link, tiles),
         "VISUALIZATION": visualization(link),
         "RF": constraints.tally_markdown(net),
         "MODEL_SUMMARY": model_summary(net),
-        "BENCH": bench_table(results),
+        **evidence_blocks(results),
+    }
+
+
+def evidence_blocks(results: Path) -> dict[str, str]:
+    """The blocks that are no part of a run: those whose file lies in the folder."""
+    tables = {
+        "RECIPES": (artifacts.RECIPES, recipes_table),
+        "ABLATION": (artifacts.ABLATION, ablation_table),
+        "BENCH": (artifacts.BENCH, bench_table),
+    }
+    return {
+        name: table(results) for name, (file, table) in tables.items() if (results / file).is_file()
     }
 
 
@@ -166,25 +179,26 @@ def as_cell(text: str) -> str:
 
 def recipes_table(results: Path) -> str:
     """What record.py gathered, the runs of one recipe in a row, beside what others reached."""
-    if not (results / artifacts.RECIPES).is_file():
-        return "Not recorded yet: `python record.py RUN...`."
     lines = [
         "| network | parameters | mult-adds | constraints kept | epochs | top-1, last epoch "
         "| best epoch | runs |",
         "|---|---:|---:|---|---:|---:|---:|---:|",
     ]
     runs = read_table(results / artifacts.RECIPES, RecipeRow)
-    recipe = ["model", "params", "mult_adds", "epochs", "dataset"]
-    for (model, params, mult_adds, epochs, _), group in runs.groupby(recipe, sort=False):
+    runs["recipe"] = [RecipeRow(**row).recipe for row in runs.to_dict("records")]
+    for _, group in runs.groupby(["recipe", "params", "dataset"], sort=False):
+        run = group.iloc[0]
+        model = run.model if run.dataset == "cifar10" else f"{run.model}, on {run.dataset}"
         lines.append(
-            f"| **{as_cell(model)}** | {params:,} | {mult_adds / 1e6:.1f} M | yes | {epochs} "
+            f"| **{as_cell(model)}** | {run.params:,} | {run.mult_adds / 1e6:.1f} M "
+            f"| {'yes' if run.params < constraints.MAX_PARAMETERS else 'no'} | {run.epochs} "
             f"| **{mean_and_spread(group.test_acc)}** | {group.best_test_acc.mean():.2f} "
             f"| {len(group)} |"
         )
     if (results / artifacts.MARKS).is_file():
         for mark in read_table(results / artifacts.MARKS, Mark).itertuples():
-            who = as_cell(mark.who)
-            who = f"[{who}]({mark.source})" if ":" in mark.source else who
+            who = as_cell(str(mark.who))
+            who = f"[{who}]({mark.source})" if ":" in str(mark.source) else who
             lines.append(
                 f"| {who} | {mark.params:,} | {mark.mult_adds} | {mark.constraints_kept} "
                 f"| {mark.epochs} | {mark.test_acc:g} | | |"
@@ -194,20 +208,20 @@ def recipes_table(results: Path) -> str:
 
 def ablation_table(results: Path) -> str:
     """What ablation.py measured: each change against the same seeds without one."""
-    if not (results / artifacts.ABLATION).is_file():
-        return "Not measured yet: `python ablation.py`."
-    runs = read_table(results / artifacts.ABLATION, AblationRow)
-    unchanged = runs[runs.change == artifacts.UNCHANGED].set_index(["epochs", "seed"]).val_acc
-    runs = runs.join(unchanged.rename("unchanged"), on=["epochs", "seed"])
+    same_run = ["change", "epochs", "seed", "dataset"]
+    runs = read_table(results / artifacts.ABLATION, AblationRow).drop_duplicates(same_run)
+    unchanged = runs[runs.change == artifacts.UNCHANGED].set_index(same_run[1:]).val_acc
+    runs = runs.join(unchanged.rename("unchanged"), on=same_run[1:])
     lines = [
         "| change | epochs | held-out accuracy | against the recipe | with flips averaged "
         "| held-out loss | runs |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for (change, epochs), group in runs.groupby(["change", "epochs"], sort=False):
+    for (change, epochs, _), group in runs.groupby(["change", "epochs", "dataset"], sort=False):
         gain = (group.val_acc - group.unchanged).mean()
         lines.append(
-            f"| {as_cell(change)} | {epochs} | {mean_and_spread(group.val_acc)} | {gain:+.2f} "
+            f"| {as_cell(change)} | {epochs} | {mean_and_spread(group.val_acc)} "
+            f"| {'' if math.isnan(gain) else f'{gain:+.2f}'} "
             f"| {group.val_acc_flipped.mean():.2f} | {group.val_loss.mean():.4f} | {len(group)} |"
         )
     return "\n".join(lines)
@@ -257,9 +271,7 @@ def model_summary(net: Net) -> str:
 
 
 def bench_table(results: Path) -> str:
-    """What bench.py left in the folder, if it did; it is no part of a run."""
-    if not (results / artifacts.BENCH).is_file():
-        return "Not measured yet: `python bench.py`."
+    """What bench.py measured."""
     table = read_table(results / artifacts.BENCH, BenchRow)
     lines = [
         "| mode | images/s | slowest to fastest round | of the ceiling | x plain | peak memory |",
@@ -300,10 +312,10 @@ def find_blocks(readme: bytes, path: Path) -> dict[str, tuple[int, int]]:
 
 
 def inject(readme: bytes, blocks: dict[str, str], path: Path) -> bytes:
-    """`readme` with every block's content replaced, in the line endings that it uses."""
+    """`readme` with the content of `blocks` replaced, in the line endings that it uses."""
     newline = b"\r\n" if b"\r\n" in readme else b"\n"
     spans = find_blocks(readme, path)
-    for name in sorted(spans, key=spans.get, reverse=True):
+    for name in sorted(blocks, key=spans.get, reverse=True):
         start, end = spans[name]
         content = f"\n{blocks[name].strip()}\n".encode().replace(b"\n", newline)
         readme = readme[:start] + content + readme[end:]

@@ -12,7 +12,7 @@ import torch
 from conftest import CLASSES
 
 import artifacts
-from artifacts import BenchRow, Checkpoint, LogRow
+from artifacts import BenchRow, Checkpoint, LogRow, Mark
 from storage import read_table, replacing
 
 ROW = LogRow(
@@ -54,6 +54,17 @@ def test_broken_log_is_named(content, tmp_path):
     (tmp_path / "train_log.csv").write_text(content.replace("HEADER", header))
     with pytest.raises(UserError, match=r"train_log\.csv"):
         artifacts.read_log(tmp_path)
+
+
+def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
+    path = tmp_path / artifacts.MARKS
+    header = ",".join(field.name for field in fields(Mark))
+    path.write_text(f"{header}\nNA,,1,?,no,?,85\n")
+    (mark,) = read_table(path, Mark).to_dict("records")
+    assert (mark["who"], mark["source"]) == ("NA", "")
+    path.write_text(f"{header}\nNA,,1,?,no,?,\n")
+    with pytest.raises(UserError, match=r"marks\.csv"):
+        read_table(path, Mark)
 
 
 def test_broken_bench_is_named(tmp_path):

@@ -175,7 +175,7 @@ def test_blocks_show_the_run(repo):
 def test_bench_block(repo):
     readme = repo / "docs" / "README.md"
     update(repo)
-    assert "Not measured yet: `python bench.py`." in readme.read_text("utf-8")
+    assert "<!-- BENCH -->\nold\n<!-- /BENCH -->" in readme.read_text("utf-8")  # no bench.csv, kept
     command = "python bench.py --dataset 'a|b'"
     rows = [
         BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
@@ -192,13 +192,16 @@ def test_bench_block(repo):
 
 def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
     results = repo / "my results#1"
-    shared = {"params": 84_322, "mult_adds": 13_730_000, "dataset": "x", "device": "CPU"}
+    shared = {"params": 84_322, "mult_adds": 13_730_000, "dataset": "cifar10", "device": "CPU"}
     runs = [
         RecipeRow(
             model=f"width {width}", epochs=25, seed=seed, test_acc=accuracy,
-            best_test_acc=accuracy + 1, seconds=60.0, command="python train.py", **shared,
+            best_test_acc=accuracy + 1, seconds=60.0, **shared,
+            command=f"python train.py --width {width}{flags} --seed {seed} --out runs/{seed}",
         )
-        for width, seed, accuracy in ((1, 0, 88.0), (1, 1, 89.0), (1.5, 0, 90.0))
+        for width, seed, accuracy, flags in (
+            (1, 0, 88.0, ""), (1, 1, 89.0, ""), (1, 1, 50.0, " --lr 0.1"), (1.5, 0, 90.0, "")
+        )
     ]  # fmt: skip
     marks = [
         Mark("theirs", "https://example.org", 1000, "?", "no", "200", 94.4),
@@ -209,6 +212,7 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
     update(repo)
     text = (repo / "docs" / "README.md").read_text("utf-8")
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **88.50 ± 0.71** | 89.50 | 2 |" in text
+    assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **50.00** | 51.00 | 1 |" in text
     assert "| **width 1.5** | 84,322 | 13.7 M | yes | 25 | **90.00** | 91.00 | 1 |" in text
     assert "| [theirs](https://example.org) | 1,000 | ? | no | 200 | 94.4 | | |" in text
     assert "| &lt;nobody's&gt; | 1,000 | 41 M | yes | ? | 85 | | |" in text
@@ -216,9 +220,10 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
 
 def test_ablation_block_compares_the_same_seeds(repo):
     runs = [
-        AblationRow(change, 8, seed, 0.5, accuracy, accuracy + 1, 0.4, "CPU", "python ablation.py")
+        AblationRow(change, 8, seed, "x", 0.5, accuracy, accuracy + 1, 0.4, "CPU", "python x.py")
         for change, seed, accuracy in (
-            ("none", 0, 80.0), ("none", 1, 84.0), ("SGD", 0, 78.0), ("SGD", 1, 83.0), ("EMA", 1, 85)
+            ("none", 0, 80.0), ("none", 1, 84.0), ("none", 1, 84.0), ("SGD", 0, 78.0),
+            ("SGD", 1, 83.0), ("EMA", 1, 85), ("mixup", 2, 86),
         )
     ]  # fmt: skip
     write_table(repo / "my results#1" / artifacts.ABLATION, AblationRow, runs)
@@ -227,6 +232,7 @@ def test_ablation_block_compares_the_same_seeds(repo):
     assert "| none | 8 | 82.00 ± 2.83 | +0.00 | 83.00 | 0.5000 | 2 |" in text
     assert "| SGD | 8 | 80.50 ± 3.54 | -1.50 | 81.50 | 0.5000 | 2 |" in text
     assert "| EMA | 8 | 85.00 | +1.00 | 86.00 | 0.5000 | 1 |" in text
+    assert "| mixup | 8 | 86.00 |  | 87.00 | 0.5000 | 1 |" in text  # nothing to compare it with
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):
