@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from cli import Parser, add_data_flags, add_device_flags, number, run
+from cli import Parser, add_data_flags, add_device_flag, number, run
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ from model import Net
 from muon import Muon
 from recipe import Recipe
 from sources import ImageData
-from storage import read_table, write_table
+from storage import read_rows, write_table
 from trainer import Trainer, describe, keep_freed_memory, make_schedule, pick_device
 
 HOLDOUT = 5000
@@ -108,13 +109,13 @@ def mix_images(trainer: Trainer, _batches: DeviceBatches) -> None:
 
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
-    generator = torch.Generator().manual_seed(trainer.recipe.seed)
+    rng = np.random.default_rng(trainer.recipe.seed)
     schedule = trainer.schedules[0]
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         ramp = min(1, 2 * schedule.last_epoch / trainer.steps)
-        a, b = torch._standard_gamma(torch.full((2,), 0.2), generator=generator)
-        share = 1 - ramp * min(a, b).item() / max((a + b).item(), 1e-12)
+        drawn = rng.beta(0.2, 0.2)
+        share = 1 - ramp * min(drawn, 1 - drawn)
         inputs = trainer.normalise(images)
         logits = trainer.model(share * inputs + (1 - share) * inputs.flip(0))
         smoothing = trainer.recipe.label_smoothing
@@ -228,7 +229,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", choices=CHANGES, help="this change, and no other")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"))
-    add_device_flags(parser)
+    add_device_flag(parser)
     args = parser.parse_args()
     artifacts.check_writable(args.out)
     return args
@@ -241,20 +242,16 @@ def main() -> None:
     keep_freed_memory()
     table = args.out / artifacts.ABLATION
     for seed, name in product(range(args.seeds), [args.only] if args.only else CHANGES):
-        finished = {(row.change, row.epochs, row.seed, row.dataset) for row in read(table)}
+        rows = read_rows(table, AblationRow)
+        finished = {(row.change, row.epochs, row.seed, row.dataset) for row in rows}
         if (name, args.epochs, seed, data.name) in finished:
             print(f"{name}, seed {seed}: has a row in {table} already", flush=True)
             continue
         recipe = Recipe(epochs=args.epochs, seed=seed, augment="device", **CHANGES[name].recipe)
         row = measure(name, recipe, data, device)
-        write_table(table, AblationRow, [*read(table), row])  # read anew: others write it too
+        rows = read_rows(table, AblationRow)  # anew: another ablation may have written it
+        write_table(table, AblationRow, [*rows, row])
         print(f"{name}, seed {seed}: {row.val_acc:.2f} %", flush=True)
-
-
-def read(table: Path) -> list[AblationRow]:
-    if not table.exists():
-        return []
-    return [AblationRow(**row) for row in read_table(table, AblationRow).to_dict("records")]
 
 
 def measure(name: str, recipe: Recipe, data: ImageData, device: torch.device) -> AblationRow:

@@ -90,12 +90,16 @@ def add_batch_size_flag(group) -> None:
     )  # fmt: skip
 
 
-def add_device_flags(group) -> None:
-    """The flags that say on what to train, and how fast; they do not change what is trained."""
+def add_device_flag(group) -> None:
     group.add_argument(
         "--device", type=device_name, default="auto",
         help="cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU",
     )  # fmt: skip
+
+
+def add_device_flags(group) -> None:
+    """The flags that say on what to train, and how fast; they do not change what is trained."""
+    add_device_flag(group)
     group.add_argument(
         "--workers", metavar="N", type=worker_count, default="auto",
         help="processes that run Albumentations; 0 runs it between the training steps, which auto "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cli import Parser, UserError, add_data_flags, device_name, run
+from cli import Parser, UserError, add_data_flags, add_device_flag, run
 
 import artifacts
 
@@ -19,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     best = Path("results") / artifacts.BEST
     parser.add_argument("checkpoint", type=Path, nargs="?", default=best, help="best.pt or last.pt")
     add_data_flags(parser)
-    parser.add_argument("--device", type=device_name, default="auto")
+    add_device_flag(parser)
     return parser.parse_args()
 
 

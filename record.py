@@ -15,7 +15,7 @@ from cli import Parser, UserError, run
 
 import artifacts
 from artifacts import RecipeRow
-from storage import read_table, write_table
+from storage import read_rows, write_table
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,10 +36,7 @@ from model import Net, count_mult_adds
 def main() -> None:
     args = parse_arguments()
     path = args.results / artifacts.RECIPES
-    rows = {}
-    if path.exists():
-        earlier = read_table(path, RecipeRow).to_dict("records")
-        rows = {(row.recipe, row.seed): row for row in (RecipeRow(**fields) for fields in earlier)}
+    rows = {(row.recipe, row.seed): row for row in read_rows(path, RecipeRow)}
     for folder in args.runs:
         row = row_of(folder)
         rows[row.recipe, row.seed] = row

@@ -61,6 +61,13 @@ def read_table(path: Path, kind: type) -> pd.DataFrame:
     return table
 
 
+def read_rows(path: Path, kind: type) -> list[Any]:
+    """The rows of a table as `kind`; none if there is no file yet."""
+    if not path.exists():
+        return []
+    return [kind(**row) for row in read_table(path, kind).to_dict("records")]
+
+
 def existing(path: Path) -> Path:
     """`path` itself; UserError if no file is there."""
     if not path.is_file():

@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     add_batch_size_flag(recipe)
     recipe.add_argument(
         "--lr", metavar="LR", type=number(float, above=0), default=Recipe.lr,
-        help="learning rate per image of a batch: the one-cycle schedule of Muon and SGD peaks at "
+        help="learning rate per image of a batch: what Muon and SGD step by peaks at "
         "LR x batch size, so that another batch size needs no other LR",
     )  # fmt: skip
     recipe.add_argument(

@@ -172,6 +172,13 @@ def test_blocks_show_the_run(repo):
     assert "depth-idx" in text
 
 
+def readme_with(repo: Path, table: Path, rows: list) -> str:
+    """The README once `rows` lie beside the run as `table`."""
+    write_table(repo / "my results#1" / table, type(rows[0]), rows)
+    assert update(repo).status == 0
+    return (repo / "docs" / "README.md").read_text("utf-8")
+
+
 def test_bench_block(repo):
     readme = repo / "docs" / "README.md"
     update(repo)
@@ -181,9 +188,7 @@ def test_bench_block(repo):
         BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
         BenchRow("plain", 493.8, 480, 500, 0.4, 1, 1001, "CPU <x>", command),
     ]
-    write_table(repo / "my results#1" / artifacts.BENCH, BenchRow, rows)
-    update(repo)
-    text = readme.read_text("utf-8")
+    text = readme_with(repo, artifacts.BENCH, rows)
     assert "| ceiling | 1,234 | 1,200 to 1,300 | 1.00 | 2.50 | 987 MB |" in text
     assert "| plain | 494 | 480 to 500 | 0.40 | 1.00 | 1,001 MB |" in text
     assert f"`{command}` on CPU &lt;x&gt;." in text
@@ -191,7 +196,6 @@ def test_bench_block(repo):
 
 
 def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
-    results = repo / "my results#1"
     shared = {"params": 84_322, "mult_adds": 13_730_000, "dataset": "cifar10", "device": "CPU"}
     runs = [
         RecipeRow(
@@ -207,10 +211,8 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
         Mark("theirs", "https://example.org", 1000, "?", "no", "200", 94.4),
         Mark("<nobody's>", "?", 1000, "41 M", "yes", "?", 85),
     ]
-    write_table(results / artifacts.RECIPES, RecipeRow, runs)
-    write_table(results / artifacts.MARKS, Mark, marks)
-    update(repo)
-    text = (repo / "docs" / "README.md").read_text("utf-8")
+    write_table(repo / "my results#1" / artifacts.MARKS, Mark, marks)
+    text = readme_with(repo, artifacts.RECIPES, runs)
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **88.50 ± 0.71** | 89.50 | 2 |" in text
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **50.00** | 51.00 | 1 |" in text
     assert "| **width 1.5** | 84,322 | 13.7 M | yes | 25 | **90.00** | 91.00 | 1 |" in text
@@ -226,9 +228,7 @@ def test_ablation_block_compares_the_same_seeds(repo):
             ("SGD", 1, 83.0), ("EMA", 1, 85), ("mixup", 2, 86),
         )
     ]  # fmt: skip
-    write_table(repo / "my results#1" / artifacts.ABLATION, AblationRow, runs)
-    update(repo)
-    text = (repo / "docs" / "README.md").read_text("utf-8")
+    text = readme_with(repo, artifacts.ABLATION, runs)
     assert "| none | 8 | 82.00 ± 2.83 | +0.00 | 83.00 | 0.5000 | 2 |" in text
     assert "| SGD | 8 | 80.50 ± 3.54 | -1.50 | 81.50 | 0.5000 | 2 |" in text
     assert "| EMA | 8 | 85.00 | +1.00 | 86.00 | 0.5000 | 1 |" in text
