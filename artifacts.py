@@ -20,7 +20,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -227,7 +226,9 @@ def archive_earlier_run(out: Path) -> Path | None:
     except UserError:
         oldest = min((out / name).stat().st_mtime for name in present)
         started = datetime.fromtimestamp(oldest).strftime("%Y-%m-%dT%H-%M-%S")
-    return _archive(out, (*RUN_FILES, *RUN_PICTURES), started)
+    # the start time's file last: killed meanwhile, the next attempt fills the same folder up
+    names = sorted((*RUN_FILES, *RUN_PICTURES), key=lambda name: name == CONFIG)
+    return _archive(out, names, started)
 
 
 def archive_earlier_bench(out: Path) -> None:
@@ -238,14 +239,14 @@ def archive_earlier_bench(out: Path) -> None:
 
 
 def _archive(out: Path, names: Sequence[Path], folder_name: str) -> Path:
+    present = [name for name in names if (out / name).exists()]
     folder, copies = out / ARCHIVE / folder_name, 1
-    while folder.exists():
+    while any((folder / name).exists() for name in present):
         copies += 1
         folder = out / ARCHIVE / f"{folder_name}-{copies}"
-    for name in names:
-        if (out / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(out / name, folder / name)
+    for name in present:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).rename(folder / name)
     return folder
 
 

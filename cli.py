@@ -1,7 +1,7 @@
 """The manners of the command line, the same for every script here.
 
 A user's mistake is one line on stderr that says what is wrong and what to do: exit status 2
-for a bad flag, 1 for anything else, 130 for Ctrl-C, never a traceback.
+for a bad flag, 1 for anything else, 130 for Ctrl-C, 143 for SIGTERM, never a traceback.
 
 Scripts parse their flags before they import torch and Albumentations, which takes seconds, so
 that --help and a typo are answered at once. Hence nothing slow is imported here.
@@ -14,6 +14,7 @@ import io
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,25 @@ from typing import TypeVar
 from recipe import AUGMENTERS, Recipe
 
 Result = TypeVar("Result")
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
+
+
+class Stopped(KeyboardInterrupt):
+    """One of STOP_SIGNALS has come; `status` is the exit status that tells which."""
+
+    def __init__(self, status: int):
+        super().__init__()
+        self.status = status
+
+
+def _stop(number: int, _frame) -> None:
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
+    if hasattr(signal, "SIGCHLD"):  # torch's handler would cry over workers that were told as well
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+    raise Stopped(128 + number)
 
 
 def _end_quietly_if_interrupted(kind, error, trace) -> None:
@@ -168,6 +188,11 @@ WIDTH = number(float, above=0, below=100)  # an argparse type: a channel multipl
 def run(main: Callable[[], Result]) -> Result:
     """Calls `main` and turns what the user should hear of into one line and an exit status."""
     script = Path(sys.argv[0]).name
+    # `nohup` and a script's `&` have a signal ignored, and it stays so
+    former = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+    handled = [each for each, handler in former.items() if handler != signal.SIG_IGN]
+    for each in handled:
+        signal.signal(each, _stop)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
@@ -184,6 +209,10 @@ def run(main: Callable[[], Result]) -> Result:
     except OSError as error:  # a full disk, a folder that is gone or not ours
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except Stopped as stop:
         print(f"{script}: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stop.status)
+    finally:
+        for each in handled:
+            if signal.getsignal(each) is _stop:
+                signal.signal(each, former[each])

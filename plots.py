@@ -112,6 +112,7 @@ def write_tiles(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
 
     Tiles that an earlier call left in `folder` are removed.
     """
+    folder.mkdir(exist_ok=True)
     for stale in folder.glob("img_[0-9]*_*.png"):
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
@@ -125,5 +126,6 @@ def _short(name: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
     with replacing(path) as beside:
         figure.savefig(beside)

@@ -1,30 +1,97 @@
-"""Files that are never seen half written, and CSV tables of a dataclass's rows."""
+"""Files that are never seen half written, folders that one run at a time writes to, and CSV
+tables of a dataclass's rows."""
 
 from __future__ import annotations
 
 import csv
+import os
+import shlex
+import socket
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TextIO, get_args, get_type_hints
 
 from cli import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks, and two runs in one folder go unnoticed there
+    fcntl = None
 
 if TYPE_CHECKING:  # read_table imports it: scripts check their flags before that
     import pandas as pd
 
 
+LOCK = ".lock"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to, and moves it over `path` if all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yields a path beside `path` to write to, and moves it over `path` if all went well.
+
+    Raises:
+        UserError: it cannot be written; what was at `path` before is still there.
+    """
     beside = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield beside
         beside.replace(path)
+    except OSError as error:
+        kept = f"; the {path.name} from before is kept" if path.exists() else ""
+        raise UserError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keeps every other process out of `folder` that asks the same way.
+
+    However this process ends, the next one may write there: the lock is the process's own, and
+    neither a file that has to be removed nor inherited by workers.
+
+    Raises:
+        UserError: another process is at it; the message says which.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = folder / LOCK
+    file = _lock(path)
+    try:
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()},", shlex.join(sys.argv), file=file)
+        file.flush()
+        for unfinished in folder.rglob(".*.partial.*"):  # of a process that was killed
+            unfinished.unlink()
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # before the lock is gone: nobody else's file is removed
+        file.close()
+
+
+def _lock(path: Path) -> TextIO:
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"{path.parent} is in use by a run that goes on ({holder}); wait for it, or give "
+                "another --out"
+            ) from None
+        except OSError:  # a network's file system without locks
+            return file
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()  # that run has just ended and removed the file; lock its successor
 
 
 def write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:

@@ -16,6 +16,9 @@ import importlib.metadata
 import platform
 import shlex
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +26,7 @@ from pathlib import Path
 from cli import (
     WIDTH,
     Parser,
+    Stopped,
     UserError,
     add_augment_flag,
     add_batch_size_flag,
@@ -109,11 +113,17 @@ from augment import AUGMENTATION
 from data import DeviceBatches, HostBatches, check_batch_size, training_batches
 from model import Net, count_parameters
 from sources import ImageData
+from storage import sole_writer
 from trainer import Trainer, describe, keep_freed_memory, pick_device
 
 
 def main() -> None:
     args = parse_arguments()
+    with sole_writer(args.out):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
     device = pick_device(args.device)
 
@@ -141,7 +151,7 @@ def main() -> None:
     artifacts.write_config(args.out, config)
     artifacts.write_log(args.out, log)
 
-    try:
+    with telling_how_to_resume(args, log):
         for epoch in range(len(log) + 1, recipe.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
             earlier_best = max((earlier.evaluated_acc for earlier in log), default=-1)
@@ -155,9 +165,6 @@ def main() -> None:
             artifacts.write_config(args.out, replace(config, updated=now()))
             print_epoch(row, recipe.epochs, data.evaluated, is_best)
         draw_results(args.out, trainer, batches)
-    except KeyboardInterrupt:
-        print(how_to_resume(args, log), file=sys.stderr)
-        sys.exit(130)
     print_summary(args, data.evaluated, log)
 
 
@@ -242,12 +249,32 @@ def print_epoch(row: LogRow, epochs: int, evaluated: str, is_best: bool) -> None
 
 def how_to_resume(args: argparse.Namespace, log: list[LogRow]) -> str:
     if not log:
-        return "train.py: stopped before the first epoch was finished; nothing to resume"
+        return "the first epoch was not finished, so there is nothing to resume"
     command = shlex.join(word for word in sys.argv if word != "--resume")
     return (
-        f"train.py: stopped; epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. "
+        f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. "
         f"Go on with: python {command} --resume"
     )
+
+
+@contextmanager
+def telling_how_to_resume(args: argparse.Namespace, log: list[LogRow]) -> Iterator[None]:
+    """Ends a run that is stopped, or that lacks something, in a line that says how to go on."""
+    try:
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                time.sleep(1)  # what killed it, if a signal to all processes, arrives here as well
+                reason = "an augmenting process was killed; if memory is short, use fewer --workers"
+            elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                reason = "memory ran out; use a smaller --batch-size or --width"
+            else:
+                raise
+            raise UserError(f"{reason}; {how_to_resume(args, log)}") from error
+    except Stopped as stop:
+        print(f"train.py: stopped; {how_to_resume(args, log)}", file=sys.stderr)
+        sys.exit(stop.status)
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:

@@ -68,12 +68,9 @@ def main() -> None:
     elif after == before:
         print(f"{args.readme} was up to date already")
     else:
-        try:
-            with replacing(readme) as beside:
-                beside.write_bytes(after)
-                shutil.copymode(readme, beside)
-        except OSError as error:
-            raise UserError(f"--readme {args.readme}: {error.strerror}") from error
+        with replacing(readme) as beside:
+            beside.write_bytes(after)
+            shutil.copymode(readme, beside)
         print(f"{args.readme} now shows the run in {args.results}")
 
 

@@ -1,0 +1,194 @@
+"""A run that is killed, stopped or starved goes on later as if nothing had happened."""
+
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import forked
+import pytest
+from conftest import REPO, assert_same_run, log_without_times, run_script
+
+import artifacts
+
+EPOCHS, KILLS = 16, 30
+
+
+@pytest.fixture(scope="module")
+def flags(small_npz) -> list[str]:
+    flags = ["--dataset", small_npz, "--epochs", EPOCHS, "--batch-size", 32, "--limit-train", 64]
+    return [*map(str, flags), "--width", "0.3", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory) -> Path:
+    """The run that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run_script("train", *flags, "--out", out).status == 0
+    return out
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+def no_process_is_left(run: forked.Run) -> bool:
+    """Whether the run's process group dies out; workers notice within seconds that it is gone."""
+    for _ in range(600):
+        states = subprocess.run(
+            ["ps", "-o", "stat=", "-s", str(run.process.pid)], capture_output=True, text=True
+        ).stdout.split()
+        if all(state.startswith("Z") for state in states):  # dead, if not yet buried
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_killed_30_times_and_resumed_is_the_run(flags, whole, out):
+    """At random changes of its files: in the epochs first, then also while it draws pictures."""
+    rng = random.Random(0)
+    for kill in range(KILLS):
+        resume = ["--resume"] * (out / artifacts.LAST).exists()
+        die_at = rng.randint(1, 40 if kill < KILLS * 2 / 3 else 90)
+        assert forked.run([*flags, *resume], out, die_at).status == -signal.SIGKILL
+    assert forked.run([*flags, "--resume"], out).status == 0
+    assert_same_run(whole, out)
+    assert {file for file in files(out) if file.parts[0] != "archive"} == files(whole)
+
+
+@pytest.mark.parametrize("die_at", range(2, 38, 5))
+def test_killed_while_it_moves_an_earlier_run_away(die_at, flags, whole, out):
+    shutil.copytree(whole, out, dirs_exist_ok=True)
+    another = [*flags, "--seed", "1", "--epochs", "1"]
+    forked.run(another, out, die_at)
+    assert forked.run(another, out).status == 0
+    started = artifacts.read_config(whole).started
+    folders = (out / "archive").iterdir()
+    (kept,) = [folder for folder in folders if artifacts.read_config(folder).started == started]
+    assert files(kept) == files(whole)
+    assert all((kept / file).read_bytes() == (whole / file).read_bytes() for file in files(whole))
+
+
+def test_killed_with_workers_leaves_no_process_and_no_lock(flags, whole, out):
+    run = forked.start([*flags, "--workers", "2"], out)
+    run.wait_for_epochs(2)
+    run.process.kill()
+    assert run.outcome().status == -signal.SIGKILL
+    resumed = forked.start([*flags, "--resume"], out)  # at once, beside workers that still end
+    assert resumed.outcome().status == 0
+    assert_same_run(whole, out)
+    assert no_process_is_left(run)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_to_all_its_processes(number, status, workers, flags, whole, out):
+    run = forked.start([*flags, "--workers", workers], out)
+    run.wait_for_epochs(2)
+    os.killpg(run.process.pid, number)
+    outcome = run.outcome()
+    finished = len(log_without_times(out))
+    words = f"stopped; epochs 1 to {finished} of 16 are saved in {out}", "--resume"
+    outcome.assert_refused(*words, status=status)
+    assert no_process_is_left(run)
+    named = shlex.split(outcome.err.split("Go on with: ")[1])
+    assert run_script("train", *named[2:]).status == 0
+    assert_same_run(whole, out)
+
+
+def test_stopped_before_an_epoch_is_finished(flags, out):
+    run = forked.start([*flags, "--lr", "1e-9"], out, prepare=forked.stop_in_the_first_epoch)
+    run.outcome().assert_refused("first epoch was not finished", "nothing to resume", status=143)
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    code = (
+        "import cli, signal, time\n"
+        "def main():\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    finally:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "        time.sleep(60)\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+    assert done.stderr == ""
+
+
+def test_a_killed_worker_is_told_in_a_line(flags, whole, out):
+    run = forked.start([*flags, "--workers", "1"], out)
+    run.wait_for_epochs(2)
+    (worker,) = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    outcome = run.outcome()
+    outcome.assert_refused("augmenting process was killed", "fewer --workers", "--resume")
+    assert forked.run([*flags, "--resume"], out).status == 0
+    assert_same_run(whole, out)
+
+
+def test_memory_that_does_not_suffice_is_told_in_a_line(flags, out):
+    wide = [*flags, "--width", "8", "--batch-size", "64"]
+    outcome = forked.run(wide, out, prepare=forked.limit_memory)
+    outcome.assert_refused("memory ran out", "smaller --batch-size or --width")
+
+
+def stopped_after_two_epochs(flags, out) -> bytes:
+    """Leaves a run to resume in `out`; returns its last.pt."""
+    run = forked.start(flags, out)
+    run.wait_for_epochs(2)
+    run.process.kill()
+    run.process.join()
+    return (out / artifacts.LAST).read_bytes()
+
+
+def test_a_full_disk(flags, whole, out):
+    last = stopped_after_two_epochs(flags, out)
+    outcome = forked.run([*flags, "--resume"], out, prepare=forked.limit_file_size)
+    outcome.assert_refused(f"{out}/", ".pt cannot be written: File too large", "is kept")
+    assert (out / artifacts.LAST).read_bytes() == last
+    assert not list(out.rglob(".*"))
+    assert forked.run([*flags, "--resume"], out).status == 0
+    assert_same_run(whole, out)
+
+
+def test_permissions_lost_on_the_way(flags, whole, out):
+    run = forked.start(flags, out, prepare=forked.obey_permissions)
+    run.wait_for_epochs(2)
+    out.chmod(0o555)
+    run.outcome().assert_refused(f"{out}/", "cannot be written: Permission denied", "is kept")
+    forked.run(flags, out, prepare=forked.obey_permissions).assert_refused("--out", "Permission")
+    out.chmod(0o755)
+    assert forked.run([*flags, "--resume"], out).status == 0
+    assert_same_run(whole, out)
+
+
+def test_a_folder_deleted_on_the_way(flags, out):
+    run = forked.start(flags, out)
+    run.wait_for_epochs(2)
+    out.rename(out.with_name("gone"))
+    run.outcome().assert_refused(f"{out}/", "cannot be written: No such file or directory")
+    assert not out.exists()
+
+
+def test_two_runs_in_one_folder(flags, whole, out):
+    first = forked.start(flags, out)
+    first.wait_for_epochs(1)
+    second = forked.run([*flags, "--seed", "1"], out)
+    second.assert_refused(f"{out} is in use", f"process {first.process.pid} on", "another --out")
+    assert first.outcome().status == 0
+    assert_same_run(whole, out)
+    assert forked.run([*flags, "--resume"], out).status == 0
