@@ -26,11 +26,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from cli import UserError
 
-from storage import existing, read_table, replacing, write_table
+from storage import as_dataclass, existing, read_table, replacing, write_table
 
 if TYPE_CHECKING:  # the functions that use them import them: scripts check their flags first
     import numpy as np
@@ -186,7 +186,7 @@ class TrainingState:
     """What a checkpoint adds to its network so that training can go on as if never stopped."""
 
     settings: dict[str, Any]  # of the run; a resume must have the same
-    log: list[dict[str, float]]  # the finished epochs' LogRows
+    log: list[dict[str, float | None]]  # the finished epochs' LogRows
     optimizers: list[dict[str, Any]]
     schedules: list[dict[str, Any]]
     scaler: dict[str, Any]  # of float16 gradients; empty where there are none
@@ -274,12 +274,8 @@ def write_config(out: Path, config: Config) -> None:
 
 def read_config(out: Path) -> Config:
     try:
-        config = Config(**json.loads(existing(out / CONFIG).read_text("utf-8")))
-        for name, hint in get_type_hints(Config).items():
-            if not isinstance(getattr(config, name), get_origin(hint) or hint):
-                raise ValueError(f"{name} is {getattr(config, name)!r}")
-        return config
-    except (ValueError, TypeError, OSError) as error:
+        return as_dataclass(Config, json.loads(existing(out / CONFIG).read_text("utf-8")))
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{out / CONFIG} is unreadable: {error}") from error
 
 
@@ -302,8 +298,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if archive.testzip():  # torch itself does not look at the checksums
                 raise zipfile.BadZipFile
         content = torch.load(path, map_location="cpu", weights_only=True)
-        training = content.pop("training")
-        return Checkpoint(**content, training=training and TrainingState(**training))
+        if content["training"] is not None:
+            content["training"] = as_dataclass(TrainingState, content["training"])
+        checkpoint = as_dataclass(Checkpoint, content, torch=torch)
+        if not (0 < checkpoint.width < 100 and len(checkpoint.mean) == len(checkpoint.std) == 3):
+            raise ValueError("its width or its number of channels")
+        return checkpoint
     except UserError:
         raise
     except Exception as error:  # a broken file can make the unpickler raise anything

@@ -20,12 +20,13 @@ from cli import UserError
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 import download
+from images import read_image, to_network_size
 from model import IMAGE_SIZE
 
 
@@ -159,6 +160,8 @@ def _load_cifar10(data_dir: Path) -> ImageData:
             f"{extracted} is damaged: a file in it is missing or fails its md5; move the folder "
             f"away and run again to unpack {archive.name} afresh"
         ) from error
+    except tarfile.TarError as error:
+        raise UserError(f"{archive} cannot be unpacked: {error}; move it away") from error
     except OSError as error:
         raise UserError(f"--data-dir {data_dir}: {error.strerror or error}") from error
     return ImageData(
@@ -193,16 +196,6 @@ def _load_digits() -> ImageData:
     labels = digits.target.astype(np.int64)
     names = tuple(str(name) for name in digits.target_names)
     return ImageData("digits", images[train], labels[train], images[test], labels[test], names)
-
-
-def to_network_size(image: Image.Image) -> np.ndarray:
-    """Any Pillow image -> uint8 (32, 32, 3) RGB, resized without regard to its proportions."""
-    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGB")
-    if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-        image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
-    return np.asarray(image)
 
 
 def _load_npz(path: Path) -> ImageData:
@@ -336,9 +329,6 @@ def _visible(folder: Path) -> list[Path]:
 
 def _read_image(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return to_network_size(ImageOps.exif_transpose(image))
-    except Exception as error:  # a broken file can make Pillow's decoders raise anything
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "not an image that Pillow can read" if unknown else str(error)
-        raise UserError(f"--dataset: {path}: {reason}") from error
+        return read_image(path)
+    except ValueError as error:
+        raise UserError(f"--dataset: {path}: {error}") from error

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TextIO, get_args, get_origin, get_type_hints
 
 from cli import UserError
 
@@ -92,6 +92,39 @@ def _lock(path: Path) -> TextIO:
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()  # that run has just ended and removed the file; lock its successor
+
+
+def as_dataclass(kind: type, values: Any, **names: Any) -> Any:
+    """An instance of the dataclass `kind`, whose type hints may use `names`.
+
+    Raises:
+        ValueError: `values` is no dict, or an entry is missing, unknown or not of its field's type.
+    """
+    if not isinstance(values, dict) or values.keys() != {field.name for field in fields(kind)}:
+        raise ValueError(f"its entries are not those of a {kind.__name__}")
+    for name, hint in get_type_hints(kind, localns=names).items():
+        if not _fits(values[name], hint):
+            raise ValueError(f"{name} is {values[name]!r:.60}")
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if hint is float:
+        return type(value) in (int, float)
+    if hint is int:
+        return type(value) is int
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, args[0]) and _fits(item, args[1]) for key, item in value.items()
+        )
+    if args:  # one of several
+        return any(_fits(value, arg) for arg in args)
+    return isinstance(value, hint)
 
 
 def write_table(path: Path, kind: type, rows: Sequence[Any]) -> None:
