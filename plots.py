@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,5 +128,7 @@ def _short(name: str) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    with replacing(path) as beside:
+    with replacing(path) as beside, warnings.catch_warnings():
+        # a class may be named in letters that matplotlib's font lacks: they are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(beside)

@@ -215,6 +215,8 @@ class Trainer:
                 schedule.load_state_dict(saved)
             if state.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state.scaler)
+            if len(state.log) != checkpoint.epoch:
+                raise ValueError("a log of other epochs than the network's")
             return [LogRow(**row) for row in state.log]
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged; leave out --resume to start anew") from error

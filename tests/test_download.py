@@ -152,6 +152,23 @@ def test_a_damaged_archive_is_refused_and_kept(miniature, tmp_path):
     assert archive.stat().st_size == miniature.stat().st_size - 10
 
 
+@pytest.mark.parametrize("how", ["..", "absolute", "link"])
+def test_an_archive_that_points_outside_writes_nothing_there(how, tmp_path, monkeypatch):
+    archive = tmp_path / "data" / CIFAR10.filename
+    archive.parent.mkdir()
+    names = {"..": "../escaped", "absolute": str(tmp_path / "escaped")}
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo(names.get(how, f"{CIFAR10.base_folder}/link"))
+        if how == "link":
+            member.type, member.linkname = tarfile.SYMTYPE, "../../../escaped"
+        tar.addfile(member)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    outcome = run_script("train", "--data-dir", archive.parent, "--out", tmp_path / "out")
+    outcome.assert_refused(str(archive.parent))
+    assert not (tmp_path / "escaped").exists()
+    assert list(archive.parent.iterdir()) == [archive]
+
+
 def test_a_damaged_extracted_file_is_refused(miniature, tmp_path):
     with tarfile.open(miniature) as tar:
         tar.extractall(tmp_path, filter="data")

@@ -1,0 +1,132 @@
+"""Files of any content: each is read right, or refused in a message that names it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cli import UserError
+
+import numpy as np
+import torch
+from conftest import assert_same, run_script
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import artifacts
+import sources
+
+fuzz = settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def attempt(read: Callable[[Path], Any], path: Path) -> Any:
+    """What `read` makes of a file; None if it refuses it, in one line that names it."""
+    try:
+        return read(path)
+    except UserError as error:
+        message = str(error)
+    assert path.name in message
+    assert "\n" not in message
+    return None
+
+
+def load(path: Path) -> sources.ImageData:
+    return sources.load(str(path))
+
+
+shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 32]), max_size=5).map(tuple)
+dtypes = st.sampled_from(["u1", "i8", "f4", "f8", "?", "c8", "M8[s]", "U3", "S2", "O", "u1,f4"])
+any_array = st.builds(lambda shape, dtype: np.zeros(shape, dtype), shapes, dtypes)
+images = st.integers(0, 5).flatmap(
+    lambda count: arrays.arrays("u1", st.sampled_from([(count, 4, 4), (count, 3, 5, 3)]))
+)
+labels = arrays.arrays("i8", st.integers(0, 5), elements=st.integers(-1, 3))
+classes = st.lists(st.text(max_size=3), max_size=4).map(np.array)
+
+
+@fuzz
+@given(
+    st.fixed_dictionaries(
+        {"train_images": images | any_array, "train_labels": labels | any_array},
+        optional={
+            "test_images": images | any_array,
+            "test_labels": labels | any_array,
+            "classes": classes | any_array,
+        },
+    )
+)
+def test_npz_of_any_arrays(tmp_path, content):
+    np.savez(tmp_path / "x.npz", **content)
+    data = attempt(load, tmp_path / "x.npz")
+    for split in ("train", "test") if data else ():
+        pixels, numbers = (getattr(data, f"{split}_{kind}") for kind in ("images", "labels"))
+        assert pixels.shape == (len(numbers), 32, 32, 3)
+        assert pixels.dtype == np.uint8
+        assert numbers.tolist() == content[f"{split}_labels"].ravel().tolist()
+        assert set(numbers) <= set(range(len(data.classes)))
+
+
+@st.composite
+def damage(draw) -> tuple[str, float, int]:
+    """What is done at which part of a file: cut it off, or change bytes."""
+    return draw(st.sampled_from(["cut", "flip"])), draw(st.floats(0, 1)), draw(st.integers(1, 255))
+
+
+def damaged(whole: bytes, how: tuple[str, float, int]) -> bytes:
+    kind, where, mask = how
+    at = min(int(where * len(whole)), len(whole) - 1)
+    if kind == "cut":
+        return whole[:at]
+    return whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :]
+
+
+@fuzz
+@given(damage())
+def test_npz_with_damaged_bytes(small_npz, small_data, tmp_path, how):
+    path = tmp_path / "x.npz"
+    path.write_bytes(damaged(small_npz.read_bytes(), how))
+    data = attempt(load, path)
+    if data:  # it was a byte that means nothing, of a date say
+        assert data.fingerprint == small_data.fingerprint
+
+
+@fuzz
+@given(damage())
+def test_checkpoint_with_damaged_bytes(finished_run, tmp_path, how):
+    path = tmp_path / "x.pt"
+    path.write_bytes(damaged((finished_run / artifacts.BEST).read_bytes(), how))
+    loaded = attempt(artifacts.load_checkpoint, path)
+    if loaded:
+        assert_same(loaded, artifacts.load_checkpoint(finished_run / artifacts.BEST))
+
+
+plain = st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.text(max_size=3)
+anything = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)
+)
+
+
+@fuzz
+@given(st.sampled_from(["model", "width", "classes", "mean", "std", "epoch", "test_acc"]), anything)
+def test_checkpoint_with_any_entry(finished_run, small_npz, tmp_path, name, value):
+    """It is refused, or good enough to be measured by evaluate.py."""
+    content = torch.load(finished_run / artifacts.BEST, weights_only=True)
+    path = tmp_path / "x.pt"
+    torch.save({**content, name: value}, path)
+    outcome = run_script("evaluate", path, "--dataset", small_npz)
+    if outcome.status != 0:
+        outcome.assert_refused("x.pt")
+
+
+@fuzz
+@given(st.sampled_from(["settings", "log", "optimizers", "schedules"]), anything)
+def test_resume_with_any_entry(finished_run, small_npz, tmp_path, name, value):
+    content = torch.load(finished_run / artifacts.LAST, weights_only=True)
+    content["training"][name] = value
+    torch.save(content, tmp_path / "last.pt")
+    (tmp_path / "best.pt").write_bytes((finished_run / artifacts.BEST).read_bytes())
+    flags = ("--dataset", small_npz, "--epochs", 2, "--batch-size", 32, "--out", tmp_path)
+    outcome = run_script("train", *flags, "--resume")
+    outcome.assert_refused("last.pt")

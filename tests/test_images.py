@@ -1,0 +1,124 @@
+"""Image files of every kind become what the network sees, or are refused for a reason."""
+
+import io
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from images import read_image
+
+
+def encoded(image: Image.Image, format: str, **options) -> io.BytesIO:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream
+
+
+def half_red(mode: str = "RGB", size=(64, 64)) -> Image.Image:
+    """Red above, black below."""
+    image = Image.new("RGB", size)
+    image.paste((255, 0, 0), (0, 0, size[0], size[1] // 2))
+    return image.convert(mode)
+
+
+RED, BLACK = [255, 0, 0], [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "tolerance"),
+    [
+        ("RGB", "PNG", 0),
+        ("RGBA", "WEBP", 2),
+        ("P", "PNG", 0),
+        ("P", "GIF", 0),
+        ("RGB", "BMP", 0),
+        ("RGB", "JPEG", 3),
+        ("CMYK", "JPEG", 3),
+        ("CMYK", "TIFF", 0),
+    ],
+)
+def test_colours_survive(mode, format, tolerance):
+    options = {"lossless": True} if format == "WEBP" else {}
+    pixels = read_image(encoded(half_red(mode), format, **options))
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    for row, color in ((8, RED), (24, BLACK)):
+        np.testing.assert_allclose(pixels[row, 16], color, atol=tolerance)
+
+
+def test_16_bit_grey_keeps_its_range():
+    grey = np.linspace(0, 65535, 32 * 32, dtype=np.uint16).reshape(32, 32)
+    pixels = read_image(encoded(Image.fromarray(grey), "PNG"))
+    np.testing.assert_array_equal(pixels, np.repeat((grey >> 8)[..., None], 3, -1))
+
+
+def test_a_photo_that_was_taken_upside_down_is_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # orientation: turned by 180 degrees
+    pixels = read_image(encoded(half_red(), "JPEG", exif=exif))
+    np.testing.assert_allclose(pixels[[8, 24], 16], [BLACK, RED], atol=3)
+
+
+def test_an_animations_first_image_counts():
+    frames = [half_red(), Image.new("RGB", (64, 64), (0, 0, 255))]
+    pixels = read_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert pixels[8, 16].tolist() == RED
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 999), (33, 2)])
+def test_any_shape_becomes_32x32(size):
+    assert (read_image(encoded(Image.new("RGB", size, "red"), "PNG")) == RED).all()
+
+
+def test_the_content_counts_not_the_file_name(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(encoded(half_red(), "PNG").getbuffer())
+    assert read_image(tmp_path / "x.jpg")[8, 16].tolist() == RED
+
+
+@pytest.mark.parametrize("pixels", [Image.MAX_IMAGE_PIXELS + 1, 3 * Image.MAX_IMAGE_PIXELS])
+def test_a_decompression_bomb_is_not_decompressed(pixels):
+    bomb = bytearray(encoded(Image.new("1", (1, 1)), "PNG").getvalue())
+    bomb[16:20] = pixels.to_bytes(4, "big")  # it claims to be that wide
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with warnings.catch_warnings(record=True) as told, pytest.raises(ValueError, match="bomb"):
+        read_image(io.BytesIO(bomb))
+    assert not told
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_32_bits_are_refused(mode):
+    with pytest.raises(ValueError, match="32 bits"):
+        read_image(encoded(Image.new(mode, (8, 8)), "TIFF"))
+
+
+def test_a_truncated_image_is_refused():
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    whole = encoded(Image.fromarray(noise), "JPEG").getvalue()
+    with pytest.raises(ValueError, match="truncated"):
+        read_image(io.BytesIO(whole[: len(whole) // 2]))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"GIF89a", b"<svg></svg>", b"%PDF-1.4"])
+def test_what_is_no_image_is_refused(content):
+    with pytest.raises(ValueError, match="not an image"):
+        read_image(io.BytesIO(content))
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]), st.data())
+def test_damaged_images_are_read_or_refused(format, data):
+    content = bytearray(encoded(half_red(), format).getvalue())
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[at] = data.draw(st.integers(0, 255))
+    try:
+        pixels = read_image(io.BytesIO(content[: data.draw(st.integers(1, len(content)))]))
+    except ValueError as error:
+        reason = str(error)
+    else:
+        reason = None
+    assert reason or pixels.shape == (32, 32, 3)
