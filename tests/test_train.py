@@ -28,7 +28,7 @@ import sources
 from data import Normalise
 from model import Net
 from recipe import Recipe
-from trainer import Trainer
+from trainer import Tally, Trainer
 
 PICTURES = {
     "acc_curves.png": (600, 400),
@@ -72,11 +72,29 @@ def test_log_and_confusion_matrix_are_what_best_pt_does(finished_run, small_data
     assert log.test_acc == pytest.approx(
         100 * (logits.argmax(1) == labels).double().mean().item(), abs=1e-6
     )
-    assert log.test_loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    assert log.test_loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
     counts = artifacts.read_confusion(finished_run).to_numpy()
     assert counts.sum() == len(labels)
     assert counts.sum(1).tolist() == np.bincount(labels).tolist()
     assert counts.trace() == (logits.argmax(1) == labels).sum()
+
+
+def test_classes_have_one_order(finished_run, small_data):
+    matrix = artifacts.read_confusion(finished_run)
+    assert list(small_data.classes) == list(CLASSES)
+    assert artifacts.load_checkpoint(finished_run / "best.pt").classes == list(CLASSES)
+    assert artifacts.read_config(finished_run).classes == list(CLASSES)
+    assert list(matrix.index) == list(matrix.columns) == list(CLASSES)
+
+
+def test_a_last_smaller_batch_counts_by_its_size():
+    logits, labels = torch.randn(21, 3), torch.arange(21) % 3
+    tally = Tally(torch.device("cpu"))
+    for part in zip(logits.split(8), labels.split(8), strict=True):  # 8, 8 and 5
+        tally.add(*part)
+    assert tally.mean_loss() == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
+    right = (logits.argmax(1) == labels).sum().item()
+    assert tally.percent() == pytest.approx(100 * right / 21, abs=1e-9)
 
 
 def test_best_pt_is_of_the_first_epoch_with_the_best_accuracy(small_npz, tmp_path):

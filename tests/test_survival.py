@@ -15,6 +15,7 @@ import pytest
 from conftest import REPO, assert_same_run, log_without_times, run_script
 
 import artifacts
+from recipe import AUGMENTERS
 
 EPOCHS, KILLS = 16, 30
 
@@ -182,6 +183,19 @@ def test_a_folder_deleted_on_the_way(flags, out):
     out.rename(out.with_name("gone"))
     run.outcome().assert_refused(f"{out}/", "cannot be written: No such file or directory")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("augmenter", AUGMENTERS)
+def test_a_run_beside_another_is_the_run_alone(augmenter, flags, tmp_path):
+    outs = [tmp_path / name for name in ("alone", "one", "other")]
+    for out in outs:
+        out.mkdir()
+    command = [*flags, "--augment", augmenter]
+    assert forked.run(command, outs[0]).status == 0
+    beside = [forked.start(command, out) for out in outs[1:]]
+    assert [run.outcome().status for run in beside] == [0, 0]
+    for out in outs[1:]:
+        assert_same_run(outs[0], out)
 
 
 def test_two_runs_in_one_folder(flags, whole, out):
