@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 
 import sources
-from data import Normalise, as_tensor
-from model import Net
+from data import as_tensor
+from trained import TrainedNet
 from trainer import pick_device
 
 
@@ -39,28 +39,24 @@ from trainer import pick_device
 def main() -> None:
     args = parse_arguments()
     device = pick_device(args.device)
-    checkpoint = artifacts.load_checkpoint(args.checkpoint)
+    net = TrainedNet(args.checkpoint).to(device)
     data = sources.load(args.dataset, args.data_dir)
-    if list(data.classes) != checkpoint.classes:
+    if list(data.classes) != net.classes:
         raise UserError(
-            f"{args.checkpoint} tells {', '.join(checkpoint.classes)} apart, and {args.dataset} "
+            f"{args.checkpoint} tells {', '.join(net.classes)} apart, and {args.dataset} "
             f"has {', '.join(data.classes)}; give the data set that it was trained on"
         )
-    net = Net(len(checkpoint.classes), checkpoint.width)
-    artifacts.load_weights(net, checkpoint, args.checkpoint)
-    net.eval().to(device)
-    normalise = Normalise(checkpoint.mean, checkpoint.std).to(device)
 
     logits, mirrored = [], []
     for images in as_tensor(data.test_images).split(500):
-        inputs = normalise(images.to(device))
-        logits.append(net(inputs).cpu())
-        mirrored.append(net(inputs.flip(3)).cpu())
+        pixels = images.to(device)
+        logits.append(net(pixels).cpu())
+        mirrored.append(net(pixels.flip(3)).cpu())
     logits, mirrored = torch.cat(logits), torch.cat(mirrored)
     labels = torch.from_numpy(data.test_labels)
     loss = F.cross_entropy(logits, labels).item()
     print(
-        f"{args.checkpoint}, epoch {checkpoint.epoch}, on {len(labels):,} test images of "
+        f"{args.checkpoint}, epoch {net.checkpoint.epoch}, on {len(labels):,} test images of "
         f"{data.name}: top-1 accuracy {percent_right(logits, labels):.2f} %, cross-entropy "
         f"{loss:.4f}; with each image's mirror image averaged in "
         f"{percent_right(logits + mirrored, labels):.2f} %"

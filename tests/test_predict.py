@@ -1,0 +1,113 @@
+"""Predictions are the network's, for whatever files are named."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, REPO, run_script
+from PIL import Image
+
+import predict
+from data import as_tensor
+from trained import TrainedNet
+
+
+@pytest.fixture(scope="module")
+def pictures(small_data, tmp_path_factory):
+    """The small test set as PNG files, enlarged so that they have to be resized back."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, image in enumerate(small_data.test_images):
+        path = folder / f"{index % 4}" / f"{index:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def predicted(*args) -> list[dict]:
+    outcome = run_script("predict", "--json", *args)
+    assert (outcome.status, outcome.err) == (0, "")
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+@pytest.mark.parametrize("batch", [256, 5])  # of 33 images
+def test_a_folders_images_get_the_networks_probabilities(
+    batch, pictures, finished_run, small_data, monkeypatch
+):
+    monkeypatch.setattr(predict, "BATCH", batch)
+    lines = predicted(pictures, "--checkpoint", finished_run / "best.pt", "--top", 3)
+    with torch.inference_mode():
+        net = TrainedNet(finished_run / "best.pt")
+        expected = net(as_tensor(small_data.test_images)).softmax(1).numpy()
+    assert len(lines) == len(expected)
+    assert [line["image"] for line in lines] == sorted(line["image"] for line in lines)
+    for line in lines:
+        index = int(line["image"][-6:-4])
+        classes = [prediction["class"] for prediction in line["predictions"]]
+        values = [prediction["probability"] for prediction in line["predictions"]]
+        assert classes == [CLASSES[i] for i in np.argsort(-expected[index])]
+        assert values == pytest.approx(sorted(expected[index], reverse=True), abs=1e-6)
+
+
+def test_the_text_names_the_top_classes(pictures, finished_run):
+    outcome = run_script(
+        "predict", pictures / "0" / "00.png", "--checkpoint", finished_run / "best.pt", "--top", 2
+    )
+    name, top = outcome.out.strip().rsplit(": ", 1)
+    assert name.endswith("00.png")
+    assert sum(label in top for label in CLASSES) == 2
+    assert top.count(" %") == 2
+
+
+def test_bytes_on_stdin(pictures, finished_run):
+    path = pictures / "0" / "00.png"
+    flags = ["--json", "--checkpoint", str(finished_run / "best.pt")]
+    done = subprocess.run(
+        [sys.executable, "predict.py", *flags, "-"],
+        cwd=REPO, input=path.read_bytes(), capture_output=True, check=True,
+    )  # fmt: skip
+    (line,) = predicted(path, "--checkpoint", finished_run / "best.pt")
+    assert json.loads(done.stdout) == {**line, "image": "stdin"}
+
+
+def test_the_published_network_works_on_a_fresh_clone():
+    tiles = sorted((REPO / "results" / "plots" / "test_samples").glob("*.png"))
+    lines = predicted(*tiles, "--top", 1)
+    right = [line["predictions"][0]["class"] in line["image"] for line in lines]
+    assert len(right) == 8
+    assert sum(right) >= 6
+
+
+def test_what_is_no_image_is_named_and_the_rest_is_predicted(pictures, finished_run, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    good = pictures / "0" / "00.png"
+    outcome = run_script(
+        "predict", tmp_path / "broken.png", good, "--checkpoint", finished_run / "best.pt"
+    )
+    outcome.assert_refused("broken.png", "not an image")
+    assert outcome.out.startswith(str(good))
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "status"),
+    [
+        ([], ["IMAGE"], 2),
+        (["nowhere.png"], ["no file or folder nowhere.png"], 2),
+        (["-", "-"], ["given twice"], 2),
+        (["--top", "0", "-"], ["--top"], 2),
+        (["EMPTY"], ["is empty"], 1),
+        (["--checkpoint", "no.pt", "EMPTY"], ["no.pt is missing"], 1),
+    ],
+)
+def test_bad_input(args, words, status, tmp_path):
+    args = [tmp_path if arg == "EMPTY" else arg for arg in args]
+    run_script("predict", *args).assert_refused(*words, status=status)
+
+
+def test_an_empty_stdin_is_refused(finished_run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    outcome = run_script("predict", "-", "--checkpoint", finished_run / "best.pt")
+    outcome.assert_refused("-: not an image")
