@@ -79,13 +79,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see python {self.prog} --help\n")
 
 
-def add_data_flags(group) -> None:
+def add_data_flags(group, default: str | None = "cifar10") -> None:
     """The flags that choose the images, for every script that loads some."""
     group.add_argument(
         "--dataset",
         metavar="SOURCE",
         type=image_source,
-        default="cifar10",
+        default=default,
         help="cifar10 (found in --data-dir or downloaded there); digits (scikit-learn's, needs no "
         "network); an .npz file with MedMNIST's keys; or a folder with train/CLASS/* and "
         "test/CLASS/* images",
