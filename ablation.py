@@ -271,7 +271,7 @@ def flip_averaged_accuracy(trainer: Trainer) -> float:
     """In percent, of the logits' sum over each image and its mirror image."""
     logits = trainer._logits
     trainer._logits = lambda images: logits(images) + logits(images.flip(3))
-    _, accuracy, _ = trainer.evaluate()
+    _, accuracy = trainer.evaluate()
     return accuracy
 
 

@@ -76,7 +76,13 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}; see python {self.prog} --help\n")
+        line = f"{self.prog}: {message}; see python {self.prog} --help\n"
+        self.exit(2, line if speaks() else None)
+
+
+def speaks() -> bool:
+    """Whether this process is the one of those that torchrun started here to tell mistakes."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def add_data_flags(group, default: str | None = "cifar10") -> None:
@@ -201,7 +207,8 @@ def run(main: Callable[[], Result]) -> Result:
     try:
         return main()
     except UserError as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        if speaks():
+            print(f"{script}: {error}", file=sys.stderr)
         sys.exit(error.status)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -210,7 +217,8 @@ def run(main: Callable[[], Result]) -> Result:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(1)
     except Stopped as stop:
-        print(f"{script}: stopped", file=sys.stderr)
+        if speaks():
+            print(f"{script}: stopped", file=sys.stderr)
         sys.exit(stop.status)
     finally:
         for each in handled:

@@ -24,25 +24,36 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import augment
+from distributed import ALONE, Ranks
 from recipe import Recipe
 from sources import ImageData
 
 
 def training_batches(
-    data: ImageData, recipe: Recipe, device: torch.device, workers: int | str
+    data: ImageData,
+    recipe: Recipe,
+    device: torch.device,
+    workers: int | str,
+    ranks: Ranks = ALONE,
 ) -> HostBatches | DeviceBatches:
     """The training set as the recipe augments it; `workers` are a number or "auto"."""
     if recipe.augment == "device":
-        return DeviceBatches(data, recipe, device)
-    return HostBatches(data, recipe, device, worker_count(workers, device))
+        return DeviceBatches(data, recipe, device, ranks)
+    return HostBatches(data, recipe, device, worker_count(workers, device), ranks)
 
 
-def check_batch_size(recipe: Recipe, data: ImageData) -> None:
-    """Raises UserError if there are too few images for a single batch."""
+def check_batch_size(recipe: Recipe, data: ImageData, processes: int = 1) -> None:
+    """Raises UserError if there are too few images for a single batch, or for all processes."""
     if recipe.batch_size > len(data.train_labels):
         raise UserError(
             f"--batch-size {recipe.batch_size} is above the {len(data.train_labels)} training "
             "images; use a smaller one"
+        )
+    last = len(data.train_labels) % recipe.batch_size or recipe.batch_size
+    if last < processes:
+        raise UserError(
+            f"--batch-size {recipe.batch_size} leaves a last batch of {last} images for "
+            f"{processes} processes; use another one, or fewer processes"
         )
 
 
@@ -78,10 +89,21 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
 
 
 class HostBatches:
-    """Batches that Albumentations augments, in `workers` processes, or here if that is 0."""
+    """Batches that Albumentations augments, in `workers` processes, or here if that is 0.
 
-    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, workers: int):
-        self.device = device
+    Of several training processes each augments all of a batch, for the sake of what it draws,
+    and yields its share.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        recipe: Recipe,
+        device: torch.device,
+        workers: int,
+        ranks: Ranks = ALONE,
+    ):
+        self.device, self.ranks = device, ranks
         on_cuda = device.type == "cuda"
         self.loader = DataLoader(
             AugmentedBatches(data, recipe),
@@ -101,9 +123,10 @@ class HostBatches:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
         self.loader.sampler.epoch = epoch
         for images, labels in self.loader:
+            share = self.ranks.share(len(labels))
             yield (
-                images.to(self.device, non_blocking=True),
-                labels.to(self.device, non_blocking=True),
+                images[share].to(self.device, non_blocking=True),
+                labels[share].to(self.device, non_blocking=True),
             )
 
 
@@ -156,7 +179,8 @@ class DeviceBatches:
     What is drawn for an epoch goes to the device before its first batch, and nothing after that.
     """
 
-    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device):
+    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, ranks: Ranks = ALONE):
+        self.ranks = ranks
         self.images = torch.from_numpy(data.train_images).to(device)  # (N, H, W, C), as it is
         self.labels = torch.from_numpy(data.train_labels).to(device)
         self.fill = torch.tensor(augment.hole_fill(data.mean), device=device)
@@ -174,7 +198,8 @@ class DeviceBatches:
         drawn = (order, augment.sampling_matrices(draws, size), draws.hole)
         on_device = [torch.from_numpy(array).to(self.images.device) for array in drawn]
         parts = [tensor.split(self.recipe.batch_size) for tensor in on_device]
-        for chosen, matrices, holes in zip(*parts, strict=True):
+        for batch in zip(*parts, strict=True):
+            chosen, matrices, holes = (part[self.ranks.share(len(part))] for part in batch)
             images = self.images[chosen].permute(0, 3, 1, 2)
             yield augment.apply(images, matrices, holes, self.fill), self.labels[chosen]
 

@@ -5,6 +5,7 @@
     python train.py --augment device --compile                             # made for a GPU
     python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
     python train.py --resume                                # goes on where the run was stopped
+    torchrun --nproc_per_node=2 train.py --augment device   # on two GPUs
 
 Leaves a log, checkpoints and pictures in the folder --out (artifacts.py says which).
 """
@@ -18,7 +19,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ from cli import (
 
 import artifacts
 from artifacts import Config, LogRow
+from distributed import Ranks, is_loss_of_a_process, joined, this_process
 from recipe import Recipe
 
 
@@ -95,6 +97,8 @@ def parse_arguments() -> argparse.Namespace:
         "--resume", action="store_true", help="go on with the run in --out, under the same flags"
     )
     args = parser.parse_args()
+    if not this_process().is_first:
+        return args
     artifacts.check_writable(args.out)
     if args.resume and not (args.out / artifacts.LAST).exists():
         raise UserError(f"{args.out / artifacts.LAST} is missing: leave out --resume to start anew")
@@ -119,62 +123,75 @@ from trainer import Trainer, describe, keep_freed_memory, pick_device
 
 def main() -> None:
     args = parse_arguments()
-    with sole_writer(args.out):
-        train(args)
+    ranks = this_process()
+    # of several processes the first alone writes files and speaks
+    role = sole_writer(args.out) if ranks.is_first else redirect_stdout(None)
+    with joined(ranks, pick_device(args.device)) as device, role:
+        train(args, ranks, device)
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
-    device = pick_device(args.device)
-
-    data = sources.load(args.dataset, args.data_dir, args.limit_train, args.holdout)
+    data = ranks.in_turns(
+        lambda: sources.load(args.dataset, args.data_dir, args.limit_train, args.holdout)
+    )
     keep_freed_memory()
     print_data(data)
-    check_batch_size(recipe, data)
-    batches = training_batches(data, recipe, device, args.workers)
+    check_batch_size(recipe, data, ranks.count)
+    batches = training_batches(data, recipe, device, args.workers, ranks)
 
     torch.manual_seed(recipe.seed)
     model = Net(len(data.classes), recipe.width).to(device, memory_format=torch.channels_last)
-    trainer = Trainer(model, device, data, recipe, recipe.epochs * len(batches), args.compile)
-    print(f"network: {count_parameters(model):,} parameters, on {describe(device)}", flush=True)
+    steps = recipe.epochs * len(batches)
+    trainer = Trainer(model, device, data, recipe, steps, args.compile, ranks)
+    config = describe_run(args, trainer)
+    print(f"network: {count_parameters(model):,} parameters, on {config.device}", flush=True)
 
-    config = describe_run(args, data, model, device)
-    log: list[LogRow] = []
+    log = trainer.resume(args.out / artifacts.LAST) if args.resume else []
+    if ranks.is_first:
+        config = open_folder(args, config, log)
+    with telling_how_to_resume(args, ranks, log):
+        for epoch in range(len(log) + 1, recipe.epochs + 1):
+            row = trainer.run_epoch(epoch, batches)
+            if ranks.is_first:
+                save_epoch(args.out, trainer, config, log, row)
+            log.append(row)
+        if ranks.is_first:
+            draw_results(args.out, trainer, training_batches(data, recipe, device, workers=0))
+    print_summary(args, data.evaluated, log)
+
+
+def open_folder(args: argparse.Namespace, config: Config, log: list[LogRow]) -> Config:
+    """Makes room in --out for the run, or takes up the one there; returns what to call it."""
     if args.resume:
-        log = trainer.resume(args.out / artifacts.LAST)
         artifacts.load_checkpoint(args.out / artifacts.BEST)  # it is needed at the end
         first = artifacts.read_config(args.out)
         config = replace(config, started=first.started, command=first.command)
-        print(f"resumed after epoch {len(log)} of {recipe.epochs}", flush=True)
+        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
     elif archived := artifacts.archive_earlier_run(args.out):
         print(f"the run that lay in {args.out} is now in {archived}", flush=True)
     artifacts.write_config(args.out, config)
     artifacts.write_log(args.out, log)
-
-    with telling_how_to_resume(args, log):
-        for epoch in range(len(log) + 1, recipe.epochs + 1):
-            row = trainer.run_epoch(epoch, batches)
-            earlier_best = max((earlier.evaluated_acc for earlier in log), default=-1)
-            is_best = row.evaluated_acc > earlier_best
-            if is_best:
-                artifacts.save_checkpoint(args.out / artifacts.BEST, trainer.checkpoint(row))
-            last = trainer.checkpoint(row, [*log, row])
-            artifacts.save_checkpoint(args.out / artifacts.LAST, last)
-            log.append(row)
-            artifacts.write_log(args.out, log)
-            artifacts.write_config(args.out, replace(config, updated=now()))
-            print_epoch(row, recipe.epochs, data.evaluated, is_best)
-        draw_results(args.out, trainer, batches)
-    print_summary(args, data.evaluated, log)
+    return config
 
 
-def describe_run(
-    args: argparse.Namespace, data: ImageData, model: Net, device: torch.device
-) -> Config:
+def save_epoch(out: Path, trainer: Trainer, config: Config, log: list[LogRow], row: LogRow) -> None:
+    """Keeps what the epoch of `row`, which comes after those in `log`, has come to."""
+    is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
+    if is_best:
+        artifacts.save_checkpoint(out / artifacts.BEST, trainer.checkpoint(row))
+    artifacts.save_checkpoint(out / artifacts.LAST, trainer.checkpoint(row, [*log, row]))
+    artifacts.write_config(out, replace(config, updated=now()))
+    print_epoch(row, trainer.recipe.epochs, config.evaluated, is_best)
+    artifacts.write_log(out, [*log, row])
+
+
+def describe_run(args: argparse.Namespace, trainer: Trainer) -> Config:
+    data, processes = trainer.data, trainer.ranks.count
     packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return Config(
-        command=f"python {shlex.join(sys.argv)}",
+        command=trainer.ranks.command(shlex.join(sys.argv)),
         started=now(),
         updated=now(),
         flags={k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
@@ -187,8 +204,8 @@ def describe_run(
         classes=list(data.classes),
         mean=list(data.mean),
         std=list(data.std),
-        parameters=count_parameters(model),
-        device=describe(device),
+        parameters=count_parameters(trainer.model),
+        device=describe(trainer.device) + f", {processes} processes" * (processes > 1),
         versions={"python": platform.python_version(), **versions},
     )
 
@@ -202,7 +219,8 @@ def draw_results(out: Path, trainer: Trainer, batches: HostBatches | DeviceBatch
     data = trainer.data
     best = artifacts.load_checkpoint(out / artifacts.BEST)
     artifacts.load_weights(trainer.model, best, out / artifacts.BEST)
-    _, accuracy, predictions = trainer.evaluate()
+    predictions = trainer.predict()
+    accuracy = 100 * np.mean(predictions == data.test_labels)
     counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
     np.add.at(counts, (data.test_labels, predictions), 1)
     artifacts.write_confusion(out, counts, data.classes)
@@ -247,18 +265,20 @@ def print_epoch(row: LogRow, epochs: int, evaluated: str, is_best: bool) -> None
     )
 
 
-def how_to_resume(args: argparse.Namespace, log: list[LogRow]) -> str:
+def how_to_resume(args: argparse.Namespace, ranks: Ranks, log: list[LogRow]) -> str:
     if not log:
         return "the first epoch was not finished, so there is nothing to resume"
-    command = shlex.join(word for word in sys.argv if word != "--resume")
+    script = shlex.join(word for word in sys.argv if word != "--resume")
     return (
         f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. "
-        f"Go on with: python {command} --resume"
+        f"Go on with: {ranks.command(script)} --resume"
     )
 
 
 @contextmanager
-def telling_how_to_resume(args: argparse.Namespace, log: list[LogRow]) -> Iterator[None]:
+def telling_how_to_resume(
+    args: argparse.Namespace, ranks: Ranks, log: list[LogRow]
+) -> Iterator[None]:
     """Ends a run that is stopped, or that lacks something, in a line that says how to go on."""
     try:
         try:
@@ -269,11 +289,15 @@ def telling_how_to_resume(args: argparse.Namespace, log: list[LogRow]) -> Iterat
                 reason = "an augmenting process was killed; if memory is short, use fewer --workers"
             elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 reason = "memory ran out; use a smaller --batch-size or --width"
+            elif is_loss_of_a_process(error):
+                time.sleep(1)
+                reason = "another process of this run is gone"
             else:
                 raise
-            raise UserError(f"{reason}; {how_to_resume(args, log)}") from error
+            raise UserError(f"{reason}; {how_to_resume(args, ranks, log)}") from error
     except Stopped as stop:
-        print(f"train.py: stopped; {how_to_resume(args, log)}", file=sys.stderr)
+        if ranks.is_first:
+            print(f"train.py: stopped; {how_to_resume(args, ranks, log)}", file=sys.stderr)
         sys.exit(stop.status)
 
 

@@ -28,6 +28,7 @@ import constraints
 from artifacts import Checkpoint, LogRow, TrainingState
 from augment import AUGMENTATION
 from data import DeviceBatches, HostBatches, Normalise, as_tensor, batch_seed
+from distributed import ALONE, Ranks
 from model import Net
 from muon import Muon
 from recipe import Recipe
@@ -44,6 +45,7 @@ class Trainer:
         data: where the test set and the pixels' mean and standard deviation come from.
         steps: of the whole run; the learning rate's cycle is that long.
         compiled: whether torch.compile makes the training step's network faster.
+        ranks: the processes that train together; each has a Trainer of its own.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Trainer:
         recipe: Recipe,
         steps: int,
         compiled: bool = False,
+        ranks: Ranks = ALONE,
     ):
         self.model, self.device, self.data, self.recipe = model, device, data, recipe
-        self.steps = steps
+        self.steps, self.ranks = steps, ranks
         self.optimizers = make_optimizers(model, recipe)
         self.schedules = [make_schedule(optimizer, steps) for optimizer in self.optimizers]
         self.precision = training_precision(device)
@@ -64,12 +67,17 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
 
         self.normalise = Normalise(data.mean, data.std).to(device)
-        self.test_images = as_tensor(data.test_images).to(device)
-        self.test_labels = torch.from_numpy(data.test_labels).to(device)
-        self.logits = self._logits
-        if compiled:
-            mode = "reduce-overhead" if device.type == "cuda" else None  # that is CUDA graphs
-            self.logits = torch.compile(self._logits, mode=mode, dynamic=False)
+        share = ranks.share(len(data.test_labels))
+        self.test_images = as_tensor(data.test_images[share]).to(device)
+        self.test_labels = torch.from_numpy(data.test_labels[share]).to(device)
+        self.training_model = ranks.average_gradients(model)
+        self.logits = self._training_logits
+        if compiled:  # CUDA graphs know nothing of other processes
+            mode = "reduce-overhead" if device.type == "cuda" and ranks.count == 1 else None
+            self.logits = torch.compile(self._training_logits, mode=mode, dynamic=False)
+
+    def _training_logits(self, images: Tensor) -> Tensor:
+        return self.training_model(self.normalise(images))
 
     def _logits(self, images: Tensor) -> Tensor:
         return self.model(self.normalise(images))
@@ -84,12 +92,12 @@ class Trainer:
             batches.epoch(epoch),
             f"epoch {epoch}/{self.recipe.epochs}",
             total=len(batches),
-            disable=None,
+            disable=None if self.ranks.is_first else True,
             leave=False,
         )
         train_loss, train_acc = self.train(bar)
         trained = time.perf_counter()
-        loss, accuracy, _ = self.evaluate()
+        loss, accuracy = self.evaluate()
         figures = {
             "train_loss": train_loss,
             "train_acc": train_acc,
@@ -114,7 +122,7 @@ class Trainer:
         except TorchDynamoException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"--compile failed, run without it: {reason}") from error
-        return tally.mean_loss(), tally.percent()
+        return tally.figures(self.ranks)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Takes one optimizer step; returns the batch's logits (B, classes) from before it."""
@@ -123,8 +131,17 @@ class Trainer:
         ):
             logits = self.logits(images)
         logits = logits.float()
-        self.descend(F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        if self.ranks.count > 1:  # the mean of the processes' gradients is then the batch's
+            loss = loss * (len(labels) * self.ranks.count / self.images_of_step())
+        self.descend(loss)
         return logits.detach()
+
+    def images_of_step(self) -> int:
+        """How many images the next step's batch has, in all processes."""
+        images, size = len(self.data.train_labels), self.recipe.batch_size
+        number = self.schedules[0].last_epoch % -(-images // size)
+        return min(size, images - number * size)
 
     def descend(self, loss: Tensor) -> None:
         """One step down the loss's gradient, and one along the learning rate's schedule."""
@@ -136,19 +153,25 @@ class Trainer:
         self.scaler.update()
 
     @torch.inference_mode()
-    def evaluate(self) -> tuple[float, float, np.ndarray]:
-        """Mean cross-entropy, accuracy (%) and predictions int64 (N,) on the test images."""
+    def evaluate(self) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy (%) on the test images, each process taking a share."""
         self.model.eval()
-        tally, predictions = Tally(self.device), []
+        tally = Tally(self.device)
         batches = (
             part.split(EVALUATION_BATCH[self.device.type])
             for part in (self.test_images, self.test_labels)
         )
         for images, labels in zip(*batches, strict=True):
-            logits = self._logits(images)
-            tally.add(logits, labels)
-            predictions.append(logits.argmax(1))
-        return tally.mean_loss(), tally.percent(), torch.cat(predictions).cpu().numpy()
+            tally.add(self._logits(images), labels)
+        return tally.figures(self.ranks)
+
+    @torch.inference_mode()
+    def predict(self) -> np.ndarray:
+        """The class of each test image, int64 (N,), told by this process alone."""
+        self.model.eval()
+        batches = as_tensor(self.data.test_images).split(EVALUATION_BATCH[self.device.type])
+        predictions = [self._logits(images.to(self.device)).argmax(1).cpu() for images in batches]
+        return torch.cat(predictions).numpy()
 
     def divergence(self, epoch: int) -> UserError:
         kept = f"{artifacts.LAST} still holds epoch {epoch - 1}"
@@ -193,7 +216,7 @@ class Trainer:
 
     def resume(self, path: Path) -> list[LogRow]:
         """Takes up the state in `path`, if it is of the same run; returns its finished epochs."""
-        checkpoint = artifacts.load_checkpoint(path)
+        checkpoint = self.ranks.from_first(lambda: artifacts.load_checkpoint(path))
         state = checkpoint.training
         if not state:
             raise UserError(f"{path} holds a network but no training to resume")
@@ -315,8 +338,8 @@ class Tally:
         self.hits += (logits.argmax(1) == labels).sum()
         self.images += len(labels)
 
-    def mean_loss(self) -> float:
-        return self.loss.item() / self.images
-
-    def percent(self) -> float:
-        return 100 * self.hits.item() / self.images
+    def figures(self, ranks: Ranks = ALONE) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy in percent, over the batches of all processes."""
+        images = torch.tensor(self.images, device=self.loss.device)
+        ranks.add_up(self.loss, self.hits, images)
+        return self.loss.item() / images.item(), 100 * self.hits.item() / images.item()
