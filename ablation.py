@@ -30,9 +30,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import artifacts
 import augment
+import evidence
 import sources
-from artifacts import UNCHANGED, AblationRow
 from data import DeviceBatches, as_tensor, epoch_rng
+from evidence import UNCHANGED, AblationRow
 from model import Net
 from muon import Muon
 from recipe import Recipe
@@ -224,7 +225,7 @@ def main() -> None:
     device = pick_device(args.device)
     data = sources.load(args.dataset, args.data_dir, holdout=HOLDOUT)
     keep_freed_memory()
-    table = args.out / artifacts.ABLATION
+    table = args.out / evidence.ABLATION
     for seed, name in product(range(args.seeds), [args.only] if args.only else CHANGES):
         rows = read_rows(table, AblationRow)
         finished = {(row.change, row.epochs, row.seed, row.dataset) for row in rows}

@@ -5,10 +5,6 @@
     last.pt                 a `Checkpoint` to resume from
     best.pt                 a `Checkpoint` to use: the epoch of the best accuracy
     confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
-    bench.csv               what bench.py measured, the columns of `BenchRow`
-    recipes.csv             finished runs that count as evidence, the columns of `RecipeRow`
-    ablation.csv            what each ingredient is worth, the columns of `AblationRow`
-    marks.csv               what others reached, the columns of `Mark`
     plots/                  pictures
 
 Every file is written beside its place and then moved over it: a reader never sees half a file,
@@ -42,12 +38,6 @@ CONFIG = Path("config.json")
 LAST = Path("last.pt")
 BEST = Path("best.pt")
 CONFUSION_MATRIX = Path("confusion_matrix.csv")
-# no part of a run:
-BENCH = Path("bench.csv")  # bench.py's
-RECIPES = Path("recipes.csv")  # record.py's
-ABLATION = Path("ablation.csv")  # ablation.py's
-UNCHANGED = "none"  # the change of an ablation's run that has none
-MARKS = Path("marks.csv")  # written by hand
 PLOTS = Path("plots")
 ACCURACY_CURVES = PLOTS / "acc_curves.png"
 LOSS_CURVES = PLOTS / "loss_curves.png"
@@ -116,72 +106,6 @@ class Config:
 
 
 @dataclass(frozen=True)
-class BenchRow:
-    """How fast one way of training is: medians over rounds, and the slowest and fastest round."""
-
-    mode: str
-    images_per_second: float
-    slowest: float
-    fastest: float
-    share_of_ceiling: float
-    ratio_to_plain: float
-    peak_memory_mb: float  # of the training process, its workers not counted
-    device: str
-    command: str
-
-
-@dataclass(frozen=True)
-class RecipeRow:
-    """A finished run that counts as evidence; accuracies on the test set, in percent."""
-
-    model: str
-    params: int
-    mult_adds: int  # for one image
-    epochs: int
-    seed: int
-    dataset: str
-    test_acc: float  # of the last epoch
-    best_test_acc: float
-    seconds: float
-    device: str
-    command: str
-
-    @property
-    def recipe(self) -> str:
-        """The command without what tells the runs of one recipe apart."""
-        return re.sub(r" --(seed|out)[ =]\S+", "", self.command)
-
-
-@dataclass(frozen=True)
-class AblationRow:
-    """A run of the recipe with one change, judged by held-out training images."""
-
-    change: str  # "none" for the recipe itself
-    epochs: int
-    seed: int
-    dataset: str
-    val_loss: float  # of the last epoch
-    val_acc: float
-    val_acc_flipped: float  # of the logits' mean over an image and its mirror image
-    train_loss: float
-    device: str
-    command: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What others reached on CIFAR-10's test set; a "?" is not known."""
-
-    who: str
-    source: str  # an address
-    params: int
-    mult_adds: str
-    constraints_kept: str
-    epochs: str
-    test_acc: float
-
-
-@dataclass(frozen=True)
 class TrainingState:
     """What a checkpoint adds to its network so that training can go on as if never stopped."""
 
@@ -228,17 +152,11 @@ def archive_earlier_run(out: Path) -> Path | None:
         started = datetime.fromtimestamp(oldest).strftime("%Y-%m-%dT%H-%M-%S")
     # the start time's file last: killed meanwhile, the next attempt fills the same folder up
     names = sorted((*RUN_FILES, *RUN_PICTURES), key=lambda name: name == CONFIG)
-    return _archive(out, names, started)
+    return archive(out, names, started)
 
 
-def archive_earlier_bench(out: Path) -> None:
-    """Moves the measurement that lies in `out`, if one does, to archive/<its time>/ there."""
-    if (out / BENCH).exists():
-        measured = datetime.fromtimestamp((out / BENCH).stat().st_mtime)
-        _archive(out, (BENCH,), measured.strftime("%Y-%m-%dT%H-%M-%S"))
-
-
-def _archive(out: Path, names: Sequence[Path], folder_name: str) -> Path:
+def archive(out: Path, names: Sequence[Path], folder_name: str) -> Path:
+    """Moves what is there of `names` to a folder of that name, or one beside it, in archive/."""
     present = [name for name in names if (out / name).exists()]
     folder, copies = out / ARCHIVE / folder_name, 1
     while any((folder / name).exists() for name in present):

@@ -21,7 +21,8 @@ from pathlib import Path
 from cli import Parser, UserError, add_batch_size_flag, add_data_flags, add_device_flags, run
 
 import artifacts
-from artifacts import BenchRow
+import evidence
+from evidence import BenchRow
 from recipe import Recipe
 from storage import write_table
 
@@ -269,10 +270,10 @@ def main() -> None:
     )
     rows = measure(setup, rounds, seconds)
     print_table(rows)
-    artifacts.archive_earlier_bench(args.out)
-    write_table(args.out / artifacts.BENCH, BenchRow, rows)
+    evidence.archive_earlier_bench(args.out)
+    write_table(args.out / evidence.BENCH, BenchRow, rows)
     shown = "; next: python update_readme.py" if args.out == Path("results") else ""
-    print(f"wrote {args.out / artifacts.BENCH}{shown}")
+    print(f"wrote {args.out / evidence.BENCH}{shown}")
 
 
 def measure(setup: Setup, rounds: int, seconds: float) -> list[BenchRow]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from cli import Parser, UserError, run
 
 import artifacts
-from artifacts import RecipeRow
+import evidence
+from evidence import RecipeRow
 from storage import read_rows, write_table
 
 
@@ -35,7 +36,7 @@ from model import Net, count_mult_adds
 
 def main() -> None:
     args = parse_arguments()
-    path = args.results / artifacts.RECIPES
+    path = args.results / evidence.RECIPES
     rows = {(row.recipe, row.seed): row for row in read_rows(path, RecipeRow)}
     for folder in args.runs:
         row = row_of(folder)

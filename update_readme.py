@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import math
 import os
 import shutil
 from itertools import pairwise
@@ -23,11 +22,13 @@ from urllib.parse import quote
 from cli import WIDTH, Parser, UserError, run
 
 import artifacts
-from artifacts import AblationRow, BenchRow, Config, Mark, RecipeRow
-from storage import existing, read_table, replacing
+import evidence
+from artifacts import Config
+from evidence import as_cell
+from storage import existing, replacing
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 BLOCKS = (
     *("RESULTS", "RECIPES", "ABLATION", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF"),
@@ -106,19 +107,7 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
         "VISUALIZATION": visualization(link),
         "RF": constraints.tally_markdown(net),
         "MODEL_SUMMARY": model_summary(net),
-        **evidence_blocks(results),
-    }
-
-
-def evidence_blocks(results: Path) -> dict[str, str]:
-    """The blocks that are no part of a run: those whose file lies in the folder."""
-    tables = {
-        "RECIPES": (artifacts.RECIPES, recipes_table),
-        "ABLATION": (artifacts.ABLATION, ablation_table),
-        "BENCH": (artifacts.BENCH, bench_table),
-    }
-    return {
-        name: table(results) for name, (file, table) in tables.items() if (results / file).is_file()
+        **evidence.blocks(results),
     }
 
 
@@ -169,67 +158,6 @@ def results_table(results: Path, config: Config) -> str:
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
-def as_cell(text: str) -> str:
-    """`text` as it is in a Markdown table's cell, whatever names it contains."""
-    return html.escape(text, quote=False).replace("|", "&#124;").replace("\n", " ")
-
-
-def recipes_table(results: Path) -> str:
-    """What record.py gathered, the runs of one recipe in a row, beside what others reached."""
-    lines = [
-        "| network | parameters | mult-adds | constraints kept | epochs | top-1, last epoch "
-        "| best epoch | runs |",
-        "|---|---:|---:|---|---:|---:|---:|---:|",
-    ]
-    runs = read_table(results / artifacts.RECIPES, RecipeRow)
-    runs["recipe"] = [RecipeRow(**row).recipe for row in runs.to_dict("records")]
-    for _, group in runs.groupby(["recipe", "params", "dataset"], sort=False):
-        run = group.iloc[0]
-        model = run.model if run.dataset == "cifar10" else f"{run.model}, on {run.dataset}"
-        lines.append(
-            f"| **{as_cell(model)}** | {run.params:,} | {run.mult_adds / 1e6:.1f} M "
-            f"| {'yes' if run.params < constraints.MAX_PARAMETERS else 'no'} | {run.epochs} "
-            f"| **{mean_and_spread(group.test_acc)}** | {group.best_test_acc.mean():.2f} "
-            f"| {len(group)} |"
-        )
-    if (results / artifacts.MARKS).is_file():
-        for mark in read_table(results / artifacts.MARKS, Mark).itertuples():
-            who = as_cell(str(mark.who))
-            who = f"[{who}]({mark.source})" if ":" in str(mark.source) else who
-            lines.append(
-                f"| {who} | {mark.params:,} | {mark.mult_adds} | {mark.constraints_kept} "
-                f"| {mark.epochs} | {mark.test_acc:g} | | |"
-            )
-    return "\n".join(lines)
-
-
-def ablation_table(results: Path) -> str:
-    """What ablation.py measured: each change against the same seeds without one."""
-    same_run = ["change", "epochs", "seed", "dataset"]
-    runs = read_table(results / artifacts.ABLATION, AblationRow).drop_duplicates(same_run)
-    unchanged = runs[runs.change == artifacts.UNCHANGED].set_index(same_run[1:]).val_acc
-    runs = runs.join(unchanged.rename("unchanged"), on=same_run[1:])
-    lines = [
-        "| change | epochs | held-out accuracy | against the recipe | with flips averaged "
-        "| held-out loss | runs |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for (change, epochs, _), group in runs.groupby(["change", "epochs", "dataset"], sort=False):
-        gain = (group.val_acc - group.unchanged).mean()
-        lines.append(
-            f"| {as_cell(change)} | {epochs} | {mean_and_spread(group.val_acc)} "
-            f"| {'' if math.isnan(gain) else f'{gain:+.2f}'} "
-            f"| {group.val_acc_flipped.mean():.2f} | {group.val_loss.mean():.4f} | {len(group)} |"
-        )
-    return "\n".join(lines)
-
-
-def mean_and_spread(values: pd.Series) -> str:
-    """ "88.25 +- 0.12", the spread being the standard deviation of the runs, if there are two."""
-    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
-
-
 def plot_table(link: Linker) -> str:
     accuracy = link(artifacts.ACCURACY_CURVES, "Accuracy by epoch", 420)
     loss = link(artifacts.LOSS_CURVES, "Loss by epoch", 420)
@@ -265,23 +193,6 @@ def model_summary(net: Net) -> str:
         f"<details>\n<summary>{count_parameters(net):,} trainable parameters, layer by layer"
         f"</summary>\n\n```text\n{summary_text(net)}\n```\n\n</details>"
     )
-
-
-def bench_table(results: Path) -> str:
-    """What bench.py measured."""
-    table = read_table(results / artifacts.BENCH, BenchRow)
-    lines = [
-        "| mode | images/s | slowest to fastest round | of the ceiling | x plain | peak memory |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {as_cell(str(row.mode))} | {row.images_per_second:,.0f} "
-        f"| {row.slowest:,.0f} to {row.fastest:,.0f} | {row.share_of_ceiling:.2f} "
-        f"| {row.ratio_to_plain:.2f} | {row.peak_memory_mb:,.0f} MB |"
-        for row in table.itertuples()
-    ]
-    first = table.iloc[0]
-    return "\n".join([*lines, "", f"`{first.command}` on {as_cell(str(first.device))}."])
 
 
 def find_blocks(readme: bytes, path: Path) -> dict[str, tuple[int, int]]:

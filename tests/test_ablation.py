@@ -7,8 +7,8 @@ import torch
 
 import sources
 from ablation import CHANGES, measure
-from artifacts import UNCHANGED
 from augment import AUGMENTATION
+from evidence import UNCHANGED
 from recipe import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=32, augment="device")

@@ -12,7 +12,9 @@ import torch
 from conftest import CLASSES
 
 import artifacts
-from artifacts import BenchRow, Checkpoint, LogRow, Mark
+import evidence
+from artifacts import Checkpoint, LogRow
+from evidence import BenchRow, Mark
 from storage import read_table, replacing
 
 ROW = LogRow(
@@ -57,7 +59,7 @@ def test_broken_log_is_named(content, tmp_path):
 
 
 def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
-    path = tmp_path / artifacts.MARKS
+    path = tmp_path / evidence.MARKS
     header = ",".join(field.name for field in fields(Mark))
     path.write_text(f"{header}\nNA,,1,?,no,?,85\n")
     (mark,) = read_table(path, Mark).to_dict("records")
@@ -70,7 +72,7 @@ def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
 def test_broken_bench_is_named(tmp_path):
     (tmp_path / "bench.csv").write_text("mode,images_per_second\nceiling,fast\n")
     with pytest.raises(UserError, match=r"bench\.csv has no column slowest"):
-        read_table(tmp_path / artifacts.BENCH, BenchRow)
+        read_table(tmp_path / evidence.BENCH, BenchRow)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"started": "today"}'])

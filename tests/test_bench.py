@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import REPO, run_script
 
-import artifacts
 import bench
-from artifacts import BenchRow
+import evidence
+from evidence import BenchRow
 from storage import read_table, write_table
 
 
@@ -20,7 +20,7 @@ def test_quick_bench(small_npz, tmp_path):
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
-    table = read_table(tmp_path / artifacts.BENCH, BenchRow).set_index("mode")
+    table = read_table(tmp_path / evidence.BENCH, BenchRow).set_index("mode")
     assert list(table.index) == list(bench.MODES)
     speed = table.images_per_second
     assert (speed > 0).all()
@@ -51,11 +51,11 @@ def test_profile(small_npz, tmp_path):
 
 def test_an_earlier_measurement_is_kept(tmp_path):
     row = BenchRow("ceiling", 1000, 900, 1100, 1, 2, 500, "CPU", "python bench.py")
-    write_table(tmp_path / artifacts.BENCH, BenchRow, [row])
-    artifacts.archive_earlier_bench(tmp_path)
+    write_table(tmp_path / evidence.BENCH, BenchRow, [row])
+    evidence.archive_earlier_bench(tmp_path)
     assert not (tmp_path / "bench.csv").exists()
     (kept,) = tmp_path.glob("archive/*/bench.csv")
-    assert read_table(kept.parent / artifacts.BENCH, BenchRow).to_dict("records") == [vars(row)]
+    assert read_table(kept.parent / evidence.BENCH, BenchRow).to_dict("records") == [vars(row)]
 
 
 def test_bad_input(small_npz, tmp_path):

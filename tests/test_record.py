@@ -7,12 +7,13 @@ import pytest
 from conftest import run_script, train
 
 import artifacts
-from artifacts import RecipeRow
+import evidence
+from evidence import RecipeRow
 from storage import read_table
 
 
 def rows(results):
-    return read_table(results / artifacts.RECIPES, RecipeRow).to_dict("records")
+    return read_table(results / evidence.RECIPES, RecipeRow).to_dict("records")
 
 
 def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
@@ -44,7 +45,7 @@ def test_what_is_no_evidence_is_refused(flags, small_npz, tmp_path):
         (folder / "train_log.csv").write_text("".join(log[:2]))
     outcome = run_script("record", folder, "--results", tmp_path)
     outcome.assert_refused("held-out images" if flags else "has 1 of 2 epochs")
-    assert not (tmp_path / artifacts.RECIPES).exists()
+    assert not (tmp_path / evidence.RECIPES).exists()
 
 
 def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):

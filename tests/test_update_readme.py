@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import artifacts
-from artifacts import AblationRow, BenchRow, Mark, RecipeRow
+import evidence
+from evidence import AblationRow, BenchRow, Mark, RecipeRow
 from storage import write_table
 from update_readme import BLOCKS, find_blocks, inject
 
@@ -191,7 +192,7 @@ def test_bench_block(repo):
         BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
         BenchRow("plain", 493.8, 480, 500, 0.4, 1, 1001, "CPU <x>", command),
     ]
-    text = readme_with(repo, artifacts.BENCH, rows)
+    text = readme_with(repo, evidence.BENCH, rows)
     assert "| ceiling | 1,234 | 1,200 to 1,300 | 1.00 | 2.50 | 987 MB |" in text
     assert "| plain | 494 | 480 to 500 | 0.40 | 1.00 | 1,001 MB |" in text
     assert f"`{command}` on CPU &lt;x&gt;." in text
@@ -214,8 +215,8 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
         Mark("theirs", "https://example.org", 1000, "?", "no", "200", 94.4),
         Mark("<nobody's>", "?", 1000, "41 M", "yes", "?", 85),
     ]
-    write_table(repo / "my results#1" / artifacts.MARKS, Mark, marks)
-    text = readme_with(repo, artifacts.RECIPES, runs)
+    write_table(repo / "my results#1" / evidence.MARKS, Mark, marks)
+    text = readme_with(repo, evidence.RECIPES, runs)
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **88.50 ± 0.71** | 89.50 | 2 |" in text
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **50.00** | 51.00 | 1 |" in text
     assert "| **width 1.5** | 84,322 | 13.7 M | yes | 25 | **90.00** | 91.00 | 1 |" in text
@@ -231,7 +232,7 @@ def test_ablation_block_compares_the_same_seeds(repo):
             ("SGD", 1, 83.0), ("EMA", 1, 85), ("mixup", 2, 86),
         )
     ]  # fmt: skip
-    text = readme_with(repo, artifacts.ABLATION, runs)
+    text = readme_with(repo, evidence.ABLATION, runs)
     assert "| none | 8 | 82.00 ± 2.83 | +0.00 | 83.00 | 0.5000 | 2 |" in text
     assert "| SGD | 8 | 80.50 ± 3.54 | -1.50 | 81.50 | 0.5000 | 2 |" in text
     assert "| EMA | 8 | 85.00 | +1.00 | 86.00 | 0.5000 | 1 |" in text
