@@ -5,6 +5,7 @@
     last.pt                 a `Checkpoint` to resume from
     best.pt                 a `Checkpoint` to use: the epoch of the best accuracy
     confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
+    class_report.csv        of best.pt on the test set: a row per class, the columns of `ClassRow`
     plots/                  pictures
 
 Every file is written beside its place and then moved over it: a reader never sees half a file,
@@ -38,12 +39,14 @@ CONFIG = Path("config.json")
 LAST = Path("last.pt")
 BEST = Path("best.pt")
 CONFUSION_MATRIX = Path("confusion_matrix.csv")
+CLASS_REPORT = Path("class_report.csv")
 PLOTS = Path("plots")
 ACCURACY_CURVES = PLOTS / "acc_curves.png"
 LOSS_CURVES = PLOTS / "loss_curves.png"
 CONFUSION_PLOT = PLOTS / "cm.png"
 TEST_GRID = PLOTS / "test_samples_grid.png"
 AUGMENTED_GRID = PLOTS / "augmented_samples_grid.png"
+MISTAKES_GRID = PLOTS / "misclassified_grid.png"
 TEST_TILES = PLOTS / "test_samples"
 AUGMENTED_TILES = PLOTS / "augmented_samples"
 AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py's, no part of a run
@@ -52,10 +55,10 @@ TILES = 8  # in each of the two folders, or as many as there are images
 
 EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on: short, in words
 
-RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX)
+RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX, CLASS_REPORT)
 RUN_PICTURES = (
     *(ACCURACY_CURVES, LOSS_CURVES, CONFUSION_PLOT),
-    *(TEST_GRID, AUGMENTED_GRID, TEST_TILES, AUGMENTED_TILES),
+    *(TEST_GRID, MISTAKES_GRID, AUGMENTED_GRID, TEST_TILES, AUGMENTED_TILES),
 )
 
 
@@ -103,6 +106,17 @@ class Config:
     parameters: int
     device: str
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How well one class is told, in percent."""
+
+    name: str
+    precision: float  # of the images taken for it, those that are of it
+    recall: float  # of its images, those taken for it
+    f1: float  # their harmonic mean
+    images: int
 
 
 @dataclass(frozen=True)
@@ -245,6 +259,22 @@ def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> No
     table = pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=list(classes))
     with replacing(out / CONFUSION_MATRIX) as path:
         table.to_csv(path, lineterminator="\n")
+
+
+def write_class_report(
+    out: Path, labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
+) -> None:
+    """From each test image's class and what it was taken for, both int64 (N,)."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    figures = precision_recall_fscore_support(
+        labels, predictions, labels=range(len(classes)), zero_division=0
+    )
+    rows = [
+        ClassRow(name, *(round(100 * float(share), 2) for share in shares), int(images))
+        for name, *shares, images in zip(classes, *figures, strict=True)
+    ]
+    write_table(out / CLASS_REPORT, ClassRow, rows)
 
 
 def read_confusion(out: Path) -> pd.DataFrame:

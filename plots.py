@@ -94,17 +94,12 @@ def draw_grid(
 
 
 def draw_predictions(
-    images: np.ndarray, true: Sequence[str], predicted: Sequence[str], kind: str, path: Path
+    images: np.ndarray, true: Sequence[str], predicted: Sequence[str], caption: str, path: Path
 ) -> None:
-    """A grid of images under their class, in red with the wrong prediction where it is; `kind`
-    is "test" or "validation"."""
+    """A grid of images under their class, in red with the wrong prediction where it is."""
     pairs = list(zip(true, predicted, strict=True))
     titles = [t if t == p else f"{t}, not {p}" for t, p in pairs]
     colors = [RIGHT_COLOR if t == p else WRONG_COLOR for t, p in pairs]
-    caption = (
-        f"{kind.capitalize()} images and their true class; in red what the network took them for "
-        "wrongly"
-    )
     draw_grid(images, titles, 8, caption, path, colors)
 
 

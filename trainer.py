@@ -167,11 +167,11 @@ class Trainer:
 
     @torch.inference_mode()
     def predict(self) -> np.ndarray:
-        """The class of each test image, int64 (N,), told by this process alone."""
+        """Probabilities (N, classes) for each test image, by this process alone."""
         self.model.eval()
         batches = as_tensor(self.data.test_images).split(EVALUATION_BATCH[self.device.type])
-        predictions = [self._logits(images.to(self.device)).argmax(1).cpu() for images in batches]
-        return torch.cat(predictions).numpy()
+        parts = [self._logits(images.to(self.device)).softmax(1).cpu() for images in batches]
+        return torch.cat(parts).numpy()
 
     def divergence(self, epoch: int) -> UserError:
         kept = f"{artifacts.LAST} still holds epoch {epoch - 1}"

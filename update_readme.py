@@ -23,16 +23,16 @@ from cli import WIDTH, Parser, UserError, run
 
 import artifacts
 import evidence
-from artifacts import Config
+from artifacts import ClassRow, Config
 from evidence import as_cell
-from storage import existing, replacing
+from storage import existing, read_table, replacing
 
 if TYPE_CHECKING:
     pass
 
 BLOCKS = (
-    *("RESULTS", "RECIPES", "ABLATION", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "RF"),
-    *("MODEL_SUMMARY", "BENCH"),
+    *("RESULTS", "RECIPES", "ABLATION", "PLOTS", "CLASSES", "TILE_GALLERY", "VISUALIZATION"),
+    *("RF", "MODEL_SUMMARY", "BENCH"),
 )
 
 
@@ -103,6 +103,7 @@ def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:
     return {
         "RESULTS": results_table(results, config),
         "PLOTS": plot_table(link),
+        "CLASSES": class_table(results),
         "TILE_GALLERY": tile_gallery(link, tiles),
         "VISUALIZATION": visualization(link),
         "RF": constraints.tally_markdown(net),
@@ -165,6 +166,17 @@ def plot_table(link: Linker) -> str:
     return f"{accuracy} {loss}\n\n{confusion}"
 
 
+def class_table(results: Path) -> str:
+    table = read_table(results / artifacts.CLASS_REPORT, ClassRow)
+    lines = ["| class | precision | recall | F1 | images |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {as_cell(str(row['name']))} | {row['precision']:.1f} % | {row['recall']:.1f} % "
+        f"| {row['f1']:.1f} % | {row['images']:,} |"
+        for row in table.to_dict("records")
+    ]
+    return "\n".join(lines)
+
+
 def tile_gallery(link: Linker, tiles: dict[str, list[tuple[str, str]]]) -> str:
     tables = []
     for title, row in tiles.items():
@@ -173,6 +185,7 @@ def tile_gallery(link: Linker, tiles: dict[str, list[tuple[str, str]]]) -> str:
         tables.append(f"{title}:\n\n|{'|'.join(names)}|\n|{rule}|\n|{'|'.join(images)}|")
     grids = (
         link(artifacts.TEST_GRID, "More of them, with the network's mistakes in red", 640),
+        link(artifacts.MISTAKES_GRID, "The network's surest mistakes", 640),
         link(artifacts.AUGMENTED_GRID, "Augmented training images", 640),
     )
     return "\n\n".join([*tables, *grids])
