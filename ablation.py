@@ -147,6 +147,22 @@ def alternate_flips(trainer: Trainer, batches: DeviceBatches) -> None:
     batches.epoch = epoch
 
 
+def end_on_plain_images(trainer: Trainer, batches: DeviceBatches) -> None:
+    """In the last fifth of the run images are flipped, and nothing else."""
+    epochs = batches.epoch
+
+    def epoch(number: int):
+        plain = number > 0.8 * trainer.recipe.epochs
+        kept = dict(augment.AUGMENTATION)
+        augment.AUGMENTATION.update({"affine_p": 0, "hole_p": 0} if plain else {})
+        batches_of_epoch = epochs(number)
+        yield next(batches_of_epoch)  # it draws the whole epoch before its first batch
+        augment.AUGMENTATION.update(kept)
+        yield from batches_of_epoch
+
+    batches.epoch = epoch
+
+
 def initialise_by_fan_in(trainer: Trainer, _batches: DeviceBatches) -> None:
     """He et al.'s normal initialisation, in place of PyTorch's uniform one."""
     for module in trainer.model.modules():
@@ -194,7 +210,7 @@ CHANGES = {
     "shifts by 4 pixels alone": Change(
         augmentation={"affine_p": 1, "shift_limit": 0.125, "scale_limit": 0, "rotate_limit": 0}
     ),
-    "augmented to the end": Change(augmentation={"plain_end": 0}),
+    "plain images at the end": Change(apply=end_on_plain_images),
     "16x16 hole": Change(augmentation={"hole_size": 16}),
     "mixup": Change(apply=mix_images),
     "alternating flips": Change(apply=alternate_flips),

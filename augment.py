@@ -31,18 +31,9 @@ AUGMENTATION = {
     "rotate_limit": 15,  # degrees
     "hole_p": 0.5,
     "hole_size": 8,  # pixels
-    "plain_end": 0.2,  # of the epochs: in so many, the last ones, images are flipped and no more
 }
 # Beyond the image's edge its mirror image goes on, the outermost pixels not repeated.
 OPENCV_BORDER, TORCH_BORDER = cv2.BORDER_REFLECT_101, "reflection"
-
-
-def is_plain(epoch: int, epochs: int) -> bool:
-    """Whether images are only flipped in this epoch, of 1 to `epochs`.
-
-    The end of training settles on images like those that the network will be used on.
-    """
-    return epoch > epochs - round(epochs * AUGMENTATION["plain_end"])
 
 
 def hole_fill(mean: tuple[float, ...]) -> tuple[int, ...]:
@@ -106,12 +97,7 @@ def build_pipeline(
         fill=hole_fill(mean),
         p=a["hole_p"],
     )
-    return A.Compose([*build_plain_pipeline().transforms, affine, hole])
-
-
-def build_plain_pipeline() -> A.Compose:
-    """What Albumentations does in the epochs that `is_plain` names."""
-    return A.Compose([A.HorizontalFlip(p=AUGMENTATION["flip_p"])])
+    return A.Compose([A.HorizontalFlip(p=a["flip_p"]), affine, hole])
 
 
 class Draws(NamedTuple):
@@ -124,11 +110,11 @@ class Draws(NamedTuple):
     hole: np.ndarray  # (N, 2) its upper left pixel; beyond the image without a hole
 
 
-def draw(rng: np.random.Generator, count: int, size: int, plain: bool = False) -> Draws:
-    """Draws the augmentation of `count` images of `size` x `size` pixels; `plain` only flips."""
+def draw(rng: np.random.Generator, count: int, size: int) -> Draws:
+    """Draws the augmentation of `count` images of `size` x `size` pixels."""
     a = AUGMENTATION
-    moved = (rng.random(count) < a["affine_p"]) & (not plain)
-    pierced = (rng.random(count) < a["hole_p"]) & (not plain)
+    moved = rng.random(count) < a["affine_p"]
+    pierced = rng.random(count) < a["hole_p"]
     limit = a["shift_limit"] * size
     shift = np.trunc(rng.uniform(-limit, limit, (count, 2)))  # Albumentations truncates as well
     return Draws(

@@ -6,8 +6,8 @@
     for images, labels in batches.epoch(1):       # uint8 (B, 3, 32, 32), int64 (B,)
         images = normalise(images)                # float32
 
-Augmentation and order are a pure function of (seed, epoch, batch number) and of how many epochs the
-run has: neither the number of workers nor a resume changes what an image looks like in epoch 7.
+Augmentation and order are a pure function of (seed, epoch, batch number): neither the number of
+workers nor a resume changes what an image looks like in epoch 7.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class HostBatches:
         self.device, self.ranks = device, ranks
         on_cuda = device.type == "cuda"
         self.loader = DataLoader(
-            AugmentedBatches(data, recipe),
+            AugmentedBatches(data, recipe.seed),
             sampler=EpochBatches(len(data.train_labels), recipe.batch_size, recipe.seed),
             batch_size=None,  # an item is a batch already
             num_workers=workers,
@@ -154,18 +154,15 @@ class AugmentedBatches(Dataset):
     would repeat among them, so each batch seeds it, and once a batch that costs next to nothing.
     """
 
-    def __init__(self, data: ImageData, recipe: Recipe):
+    def __init__(self, data: ImageData, seed: int):
         self.images, self.labels = data.train_images, data.train_labels
         self.pipeline = augment.build_pipeline(data.mean)
-        self.plain_pipeline = augment.build_plain_pipeline()
-        self.recipe = recipe
+        self.seed = seed
 
     def __getitem__(self, item: tuple[int, int, np.ndarray]) -> tuple[Tensor, Tensor]:
         epoch, number, indices = item
-        is_plain = augment.is_plain(epoch, self.recipe.epochs)
-        pipeline = self.plain_pipeline if is_plain else self.pipeline
-        pipeline.set_random_seed(batch_seed(self.recipe.seed, epoch, number))
-        images = np.stack([pipeline(image=self.images[i])["image"] for i in indices])
+        self.pipeline.set_random_seed(batch_seed(self.seed, epoch, number))
+        images = np.stack([self.pipeline(image=self.images[i])["image"] for i in indices])
         return as_tensor(images), torch.from_numpy(self.labels[indices])
 
 
@@ -194,7 +191,7 @@ class DeviceBatches:
         count, size = self.images.shape[:2]
         rng = epoch_rng(self.recipe.seed, epoch)
         order = rng.permutation(count)
-        draws = augment.draw(rng, count, size, augment.is_plain(epoch, self.recipe.epochs))
+        draws = augment.draw(rng, count, size)
         drawn = (order, augment.sampling_matrices(draws, size), draws.hole)
         on_device = [torch.from_numpy(array).to(self.images.device) for array in drawn]
         parts = [tensor.split(self.recipe.batch_size) for tensor in on_device]

@@ -145,7 +145,7 @@ def results_table(results: Path, config: Config) -> str:
         f"Latest {kind} accuracy": f"**{accuracy[last]:.2f} %** (epoch {log.epoch[last]})",
         f"Best {kind} accuracy": f"{accuracy[best]:.2f} % (epoch {log.epoch[best]})",
         f"Best {kind} loss": f"{loss[lowest]:.4f} (epoch {log.epoch[lowest]})",
-        "Last train accuracy": f"{log.train_acc[last]:.2f} % (as augmented)",
+        "Last train accuracy": f"{log.train_acc[last]:.2f} % (on augmented images)",
         "Last train loss": f"{log.train_loss[last]:.4f}",
         "Parameters": f"{config.parameters:,}",
         "Data set": f"{config.dataset}: {config.train_images:,} training and "

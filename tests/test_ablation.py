@@ -11,7 +11,7 @@ from augment import AUGMENTATION
 from evidence import UNCHANGED
 from recipe import Recipe
 
-RECIPE = Recipe(epochs=3, batch_size=32, augment="device")
+RECIPE = Recipe(epochs=2, batch_size=32, augment="device")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import augment
 import data
 from recipe import AUGMENTERS, Recipe
 from sources import ImageData
@@ -82,26 +81,6 @@ def test_batches_are_what_the_training_step_wants(augmenter, workers, small_data
     assert images.shape == (20, 3, 32, 32)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert labels.dtype == torch.int64
-
-
-@pytest.mark.parametrize(("augmenter", "workers"), EVERY_WAY)
-def test_the_last_fifth_of_the_epochs_only_flips(augmenter, workers, one_image_many_times):
-    original = data.as_tensor(one_image_many_times.train_images[:1])
-    last = Recipe.epochs
-    batches = batches_of(one_image_many_times, augmenter, workers)
-    for epoch in (last - 5, last - 4, last):
-        images = torch.cat([images for images, _ in batches.epoch(epoch)])
-        plain = [torch.equal(image, original[0]) for image in images]
-        mirrored = [torch.equal(image.flip(2), original[0]) for image in images]
-        assert 0 < sum(plain) < 80
-        assert (sum(plain) + sum(mirrored) == 80) == (epoch > last - 5)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "plain"), [(1, 0), (2, 0), (3, 1), (5, 1), (8, 2), (25, 5), (200, 40)]
-)
-def test_how_many_epochs_only_flip(epochs, plain):
-    assert sum(augment.is_plain(epoch + 1, epochs) for epoch in range(epochs)) == plain
 
 
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
