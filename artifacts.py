@@ -40,6 +40,7 @@ LAST = Path("last.pt")
 BEST = Path("best.pt")
 CONFUSION_MATRIX = Path("confusion_matrix.csv")
 CLASS_REPORT = Path("class_report.csv")
+TENSORBOARD = Path("tensorboard")
 PLOTS = Path("plots")
 ACCURACY_CURVES = PLOTS / "acc_curves.png"
 LOSS_CURVES = PLOTS / "loss_curves.png"
@@ -49,13 +50,15 @@ AUGMENTED_GRID = PLOTS / "augmented_samples_grid.png"
 MISTAKES_GRID = PLOTS / "misclassified_grid.png"
 TEST_TILES = PLOTS / "test_samples"
 AUGMENTED_TILES = PLOTS / "augmented_samples"
+RANGE_TEST = PLOTS / "find_lr.png"  # train.py --find-lr's, no part of a run
+COMPARISON = PLOTS / "comparison.png"  # update_readme.py --compare's, no part of a run
 AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py's, no part of a run
 ARCHIVE = Path("archive")
 TILES = 8  # in each of the two folders, or as many as there are images
 
 EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on: short, in words
 
-RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX, CLASS_REPORT)
+RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX, CLASS_REPORT, TENSORBOARD)
 RUN_PICTURES = (
     *(ACCURACY_CURVES, LOSS_CURVES, CONFUSION_PLOT),
     *(TEST_GRID, MISTAKES_GRID, AUGMENTED_GRID, TEST_TILES, AUGMENTED_TILES),

@@ -48,6 +48,33 @@ def draw_curves(log: pd.DataFrame, out: Path) -> None:
         _save(figure, out / path)
 
 
+def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
+    """The accuracy of several runs, by their names, on what each was evaluated on."""
+    figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="top-1 accuracy (%)")
+    for name, log in logs.items():
+        evaluated = artifacts.evaluated(log)
+        label = f"{name} ({artifacts.EVALUATED[evaluated]})".replace("$", r"\$")
+        axes.plot(log.epoch, log[f"{evaluated}_acc"], marker=".", label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def draw_range_test(
+    rates: Sequence[float], losses: Sequence[float], steepest: float, path: Path
+) -> None:
+    """The smoothed loss against the learning rate, with a line where it fell fastest."""
+    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot(xlabel="--lr, per image of a batch", ylabel="smoothed cross-entropy")
+    axes.semilogx(rates, losses, color=EVALUATED_COLOR)
+    axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=f"steepest at {steepest:.1g}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
     """The confusion matrix `counts` (rows true, columns predicted), in percent of each row."""
     percent = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import platform
 import shlex
 import sys
@@ -96,7 +97,16 @@ def parse_arguments() -> argparse.Namespace:
     place.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, under the same flags"
     )
+    place.add_argument(
+        "--tensorboard", action="store_true", help="log for TensorBoard too, in DIR/tensorboard/"
+    )
+    place.add_argument(
+        "--find-lr", action="store_true",
+        help="train nothing; draw the loss while the learning rate rises, in DIR/plots/",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise UserError("--tensorboard needs a package more: pip install tensorboard")
     if not this_process().is_first:
         return args
     artifacts.check_writable(args.out)
@@ -108,14 +118,15 @@ def parse_arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     run(parse_arguments)  # main does it again: mistakes are told before these slow imports
 
-import numpy as np
 import torch
 
-import plots
 import sources
 from augment import AUGMENTATION
+from board import Board
 from data import DeviceBatches, HostBatches, check_batch_size, training_batches
+from find_lr import find_lr
 from model import Net, count_parameters
+from report import draw_results
 from sources import ImageData
 from storage import sole_writer
 from trainer import Trainer, describe, keep_freed_memory, pick_device
@@ -147,18 +158,33 @@ def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
     config = describe_run(args, trainer)
     print(f"network: {count_parameters(model):,} parameters, on {config.device}", flush=True)
 
+    if args.find_lr:
+        print_range_test(args.out / artifacts.RANGE_TEST, trainer, batches)
+        return
     log = trainer.resume(args.out / artifacts.LAST) if args.resume else []
     if ranks.is_first:
         config = open_folder(args, config, log)
+        board = Board(args.out, log) if args.tensorboard else None
     with telling_how_to_resume(args, ranks, log):
         for epoch in range(len(log) + 1, recipe.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
             if ranks.is_first:
                 save_epoch(args.out, trainer, config, log, row)
+                if board:
+                    board.add_epoch(row)
             log.append(row)
         if ranks.is_first:
             draw_results(args.out, trainer, training_batches(data, recipe, device, workers=0))
+            if board:
+                board.add_pictures(len(log))
     print_summary(args, data.evaluated, log)
+
+
+def print_range_test(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
+    if trainer.ranks.count > 1:
+        raise UserError("--find-lr is for one process: leave out torchrun")
+    steepest = find_lr(trainer, batches, path)
+    print(f"the loss fell fastest at --lr {steepest:.1g}; {path} shows it")
 
 
 def open_folder(args: argparse.Namespace, config: Config, log: list[LogRow]) -> Config:
@@ -212,47 +238,6 @@ def describe_run(args: argparse.Namespace, trainer: Trainer) -> Config:
 
 def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def draw_results(out: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
-    """The confusion matrix of best.pt and every picture of the run."""
-    data = trainer.data
-    best = artifacts.load_checkpoint(out / artifacts.BEST)
-    artifacts.load_weights(trainer.model, best, out / artifacts.BEST)
-    probabilities = trainer.predict()
-    predictions = probabilities.argmax(1)
-    accuracy = 100 * np.mean(predictions == data.test_labels)
-    counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
-    np.add.at(counts, (data.test_labels, predictions), 1)
-    artifacts.write_confusion(out, counts, data.classes)
-    artifacts.write_class_report(out, data.test_labels, predictions, data.classes)
-    kind = artifacts.EVALUATED[data.evaluated]
-    title = f"{kind} accuracy {accuracy:.2f} %, epoch {best.epoch}"
-    plots.draw_confusion(counts, data.classes, title, out / artifacts.CONFUSION_PLOT)
-    plots.draw_curves(artifacts.read_log(out), out)
-
-    names = np.array(data.classes)
-    shown = np.random.default_rng(0).permutation(len(data.test_labels))[: plots.GRID_IMAGES]
-    images, true = data.test_images[shown], names[data.test_labels[shown]]
-    caption = f"{kind.capitalize()} images and their class; in red what they were taken for wrongly"
-    predicted = names[predictions[shown]]
-    plots.draw_predictions(images, true, predicted, caption, out / artifacts.TEST_GRID)
-    surest_first = np.argsort(-probabilities.max(1), kind="stable")
-    wrong = surest_first[(predictions != data.test_labels)[surest_first]]
-    shown = wrong[: plots.GRID_IMAGES]
-    caption = f"The surest of {len(wrong):,} mistakes on {len(predictions):,} {kind} images"
-    mistaken, predicted = names[data.test_labels[shown]], names[predictions[shown]]
-    grid = out / artifacts.MISTAKES_GRID
-    plots.draw_predictions(data.test_images[shown], mistaken, predicted, caption, grid)
-    n = artifacts.TILES
-    plots.write_tiles(images[:n], true[:n], out / artifacts.TEST_TILES)
-
-    batch, labels = next(batches.epoch(1))
-    images = batch[: plots.GRID_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
-    shown_as = names[labels[: plots.GRID_IMAGES].cpu().numpy()]
-    caption = "The first training images of epoch 1, augmented, as the network saw them"
-    plots.draw_grid(images, shown_as, 8, caption, out / artifacts.AUGMENTED_GRID)
-    plots.write_tiles(images[:n], shown_as[:n], out / artifacts.AUGMENTED_TILES)
 
 
 def print_data(data: ImageData) -> None:

@@ -43,18 +43,29 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--compare", metavar="DIR", type=Path, nargs="+",
+        help="print a table of the runs in these folders and draw their curves; no README",
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.check and args.compare:
+        parser.error("--check and --compare do not go together")
+    return args
 
 
 if __name__ == "__main__":
     run(parse_arguments)  # main does it again: mistakes are told before these slow imports
 
 import constraints
+import plots
 from model import Net, count_parameters, summary_text
 
 
 def main() -> None:
     args = parse_arguments()
+    if args.compare:
+        print(compare(args.compare, args.results / artifacts.COMPARISON))
+        return
     readme = args.readme.resolve()  # a link's target is rewritten, not the link replaced
     try:
         before = readme.read_bytes()
@@ -73,6 +84,27 @@ def main() -> None:
             beside.write_bytes(after)
             shutil.copymode(readme, beside)
         print(f"{args.readme} now shows the run in {args.results}")
+
+
+def compare(runs: list[Path], picture: Path) -> str:
+    """A table of the runs in these folders; their accuracies by epoch are drawn at `picture`."""
+    lines = [
+        "| run | parameters | epochs | last accuracy | best accuracy | on | time | command |",
+        "|---|---:|---:|---:|---:|---|---:|---|",
+    ]
+    logs = {}
+    for folder in dict.fromkeys(runs):
+        config, log = artifacts.read_config(folder), artifacts.read_log(folder)
+        name = artifacts.evaluated(log)
+        accuracy, logs[str(folder)] = log[f"{name}_acc"], log
+        lines.append(
+            f"| {as_cell(str(folder))} | {config.parameters:,} | {len(log)} "
+            f"| {accuracy.iloc[-1]:.2f} % | {accuracy.max():.2f} % | {artifacts.EVALUATED[name]} "
+            f"| {log.seconds.sum() / 60:.1f} min | {as_cell(config.command)} |"
+        )
+    artifacts.check_writable(picture.parent, "--results")
+    plots.draw_comparison(logs, picture)
+    return "\n".join([*lines, "", f"Their accuracy by epoch is drawn in {picture}."])
 
 
 def build_blocks(results: Path, readme_folder: Path) -> dict[str, str]:

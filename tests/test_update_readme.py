@@ -355,3 +355,20 @@ def test_broken_markers_leave_the_readme_untouched(repo):
     readme.write_bytes(broken)
     update(repo).assert_refused("<!-- RF -->", "missing")
     assert readme.read_bytes() == broken
+
+
+def test_compare_prints_a_row_a_run_and_draws_their_curves(repo, tmp_path):
+    runs = [repo / "my results#1", tmp_path / "$other|run"]
+    shutil.copytree(runs[0], runs[1])
+    readme = (repo / "docs" / "README.md").read_bytes()
+    outcome = run_script("update_readme", "--results", tmp_path / "new", "--compare", *runs)
+    assert (outcome.status, outcome.err) == (0, "")
+    accuracy = artifacts.read_log(runs[0]).test_acc.iloc[-1]
+    rows = [line for line in outcome.out.splitlines() if f"{accuracy:.2f} %" in line]
+    assert len(rows) == 2
+    assert all(row.count("|") == rows[0].count("|") for row in rows)
+    with Image.open(tmp_path / "new" / artifacts.COMPARISON) as picture:
+        assert picture.size == (700, 450)
+    assert (repo / "docs" / "README.md").read_bytes() == readme
+    missing = run_script("update_readme", "--compare", runs[0], tmp_path / "nowhere")
+    missing.assert_refused("nowhere/config.json is missing")

@@ -1,0 +1,34 @@
+"""--tensorboard writes what the log says; without its package it says what is missing."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO, train
+
+import artifacts
+
+
+def test_scalars_are_the_logs_and_the_pictures_are_there(small_npz, tmp_path):
+    for flags in ([], ["--resume"]):
+        assert train(small_npz, tmp_path, "--epochs", 2, "--tensorboard", *flags).status == 0
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    log = artifacts.read_log(tmp_path)
+    for tag, column in (("acc/test", "test_acc"), ("loss/train", "train_loss"), ("lr", "lr")):
+        found = {event.step: event.value for event in events.Scalars(tag)}
+        assert found == pytest.approx(dict(zip(log.epoch, log[column], strict=True)), rel=1e-5)
+    assert set(events.Tags()["images"]) == {"augmented_samples_grid", "cm", "misclassified_grid"}
+
+
+def test_a_missing_package_is_named(small_npz, tmp_path):
+    code = (
+        "import importlib.util, runpy, sys; find = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda n, *a: None if n == 'tensorboard' else find(n, *a); "
+        "sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--tensorboard", "--dataset", small_npz, "--out", tmp_path],
+        cwd=REPO, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "train.py: --tensorboard needs a package more: pip install tensorboard\n"

@@ -1,0 +1,23 @@
+"""The learning-rate finder finds, and leaves the run that lies in --out alone."""
+
+import re
+import shutil
+
+from conftest import run_script
+from PIL import Image
+
+
+def test_it_names_a_rate_at_which_the_network_learns(small_npz, finished_run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    flags = ("--dataset", small_npz, "--batch-size", 32, "--out", out)
+    outcome = run_script("train", *flags, "--find-lr")
+    assert outcome.status == 0, outcome.err
+    assert {path: path.read_bytes() for path in before} == before
+    with Image.open(out / "plots" / "find_lr.png") as image:
+        assert image.size == (600, 400)
+    rate = float(re.search(r"fastest at --lr (\S+);", outcome.out)[1])
+    assert 1e-6 < rate < 1e-2
+    trained = run_script("train", *flags, "--lr", rate, "--epochs", 12, "--out", tmp_path / "x")
+    assert "test accuracy: last 100.00 %" in trained.out
