@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from conftest import REPO, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import artifacts
 
