@@ -236,8 +236,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if content["training"] is not None:
             content["training"] = as_dataclass(TrainingState, content["training"])
         checkpoint = as_dataclass(Checkpoint, content, torch=torch)
-        if not (0 < checkpoint.width < 100 and len(checkpoint.mean) == len(checkpoint.std) == 3):
-            raise ValueError("its width or its number of channels")
+        channels = {len(checkpoint.mean), len(checkpoint.std)}
+        if not (0 < checkpoint.width < 100 and channels == {3} and len(checkpoint.classes) > 1):
+            raise ValueError("its width, its number of channels or of classes")
         return checkpoint
     except UserError:
         raise

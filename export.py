@@ -157,7 +157,7 @@ def quantise(source: Path, target: Path, data: sources.ImageData) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / source.name
-        quant_pre_process(source, prepared)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(prepared, target, Batches(), quant_format=QuantFormat.QDQ, per_channel=True)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 import plots
+from data import DeviceBatches, HostBatches
 from trainer import Trainer
 
 LOWEST, HIGHEST = 1e-7, 1e-1  # --lr, per image of a batch
@@ -24,7 +25,7 @@ SMOOTHING = 0.95
 BEYOND_HOPE = 1.5  # times the lowest loss so far
 
 
-def find_lr(trainer: Trainer, batches, path: Path) -> float:
+def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches, path: Path) -> float:
     """Draws the loss against --lr at `path`; returns the rate at which it fell fastest.
 
     The network is spoilt by it.
@@ -50,6 +51,6 @@ def find_lr(trainer: Trainer, batches, path: Path) -> float:
     return steepest
 
 
-def endless(batches) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(batches: HostBatches | DeviceBatches) -> Iterator[tuple[Tensor, Tensor]]:
     for epoch in count(1):
         yield from batches.epoch(epoch)

@@ -168,11 +168,13 @@ def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
     with telling_how_to_resume(args, ranks, log):
         for epoch in range(len(log) + 1, recipe.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
+            is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
             if ranks.is_first:
-                save_epoch(args.out, trainer, config, log, row)
+                save_epoch(args.out, trainer, config, [*log, row], is_best)
                 if board:
                     board.add_epoch(row)
             log.append(row)
+            print_epoch(row, recipe.epochs, data.evaluated, is_best)
         if ranks.is_first:
             draw_results(args.out, trainer, training_batches(data, recipe, device, workers=0))
             if board:
@@ -201,15 +203,15 @@ def open_folder(args: argparse.Namespace, config: Config, log: list[LogRow]) -> 
     return config
 
 
-def save_epoch(out: Path, trainer: Trainer, config: Config, log: list[LogRow], row: LogRow) -> None:
-    """Keeps what the epoch of `row`, which comes after those in `log`, has come to."""
-    is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
+def save_epoch(
+    out: Path, trainer: Trainer, config: Config, log: list[LogRow], is_best: bool
+) -> None:
+    """Keeps what the run has come to with the last epoch in `log`."""
     if is_best:
-        artifacts.save_checkpoint(out / artifacts.BEST, trainer.checkpoint(row))
-    artifacts.save_checkpoint(out / artifacts.LAST, trainer.checkpoint(row, [*log, row]))
+        artifacts.save_checkpoint(out / artifacts.BEST, trainer.checkpoint(log[-1]))
+    artifacts.save_checkpoint(out / artifacts.LAST, trainer.checkpoint(log[-1], log))
+    artifacts.write_log(out, log)
     artifacts.write_config(out, replace(config, updated=now()))
-    print_epoch(row, trainer.recipe.epochs, config.evaluated, is_best)
-    artifacts.write_log(out, [*log, row])
 
 
 def describe_run(args: argparse.Namespace, trainer: Trainer) -> Config:

@@ -157,7 +157,7 @@ def test_blocks_show_the_run(repo):
     readme = repo / "docs" / "README.md"
     text = readme.read_text("utf-8")
     images = Images(re.sub(r"```.*?```", "", text, flags=re.DOTALL)).found
-    assert len(images) == 3 + 8 + 8 + 2
+    assert len(images) == 3 + 8 + 8 + 3
     for image in images:
         assert image["alt"]
         assert (readme.parent / unquote(image["src"])).is_file()
