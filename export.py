@@ -16,6 +16,8 @@ import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from cli import Parser, UserError, add_data_flags, run
@@ -117,9 +119,7 @@ def main() -> None:
 def write(net: TrainedNet, path: Path) -> None:
     """The network as ONNX, its class names in the metadata."""
     example = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
+    with quiet():
         program = torch.onnx.export(
             net,
             (example,),
@@ -133,6 +133,18 @@ def write(net: TrainedNet, path: Path) -> None:
     onnx.helper.set_model_props(model, {"classes": json.dumps(net.classes, ensure_ascii=False)})
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the exporters, in some of their versions, say about their own parts."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(None):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def logits_of(path: Path, images: torch.Tensor) -> np.ndarray:
@@ -157,8 +169,11 @@ def quantise(source: Path, target: Path, data: sources.ImageData) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / source.name
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, target, Batches(), quant_format=QuantFormat.QDQ, per_channel=True)
+        with quiet():
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            quantize_static(
+                prepared, target, Batches(), quant_format=QuantFormat.QDQ, per_channel=True
+            )
 
 
 def accuracy_of(logits: np.ndarray, labels: np.ndarray | None) -> str:
