@@ -23,7 +23,6 @@ def test_orthogonal_of_nothing_is_nothing():
     assert torch.equal(orthogonal(torch.zeros(4, 9)), torch.zeros(4, 9))
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon of its own")
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_steps_are_those_of_torchs_muon_but_for_its_rounding(memory_format):
     generator = torch.Generator().manual_seed(0)
