@@ -81,8 +81,10 @@ class Ranks:
         """How a person starts these processes, `script` being the name and its flags."""
         if self.count == 1:
             return f"python {script}"
-        machines = self.count // self.local_count
-        nodes = f" --nnodes={machines}" if machines > 1 else ""
+        machines, nodes = self.count // self.local_count, ""
+        if machines > 1:
+            first = os.environ.get("MASTER_ADDR", "HOST")
+            nodes = f" --nnodes={machines} --rdzv_backend=c10d --rdzv_endpoint={first}"
         return f"torchrun{nodes} --nproc_per_node={self.local_count} {script}"
 
 

@@ -191,4 +191,5 @@ def bench_table(results: Path) -> str:
 
 def as_cell(text: str) -> str:
     """`text` as it is in a Markdown table's cell, whatever names it contains."""
-    return html.escape(text, quote=False).replace("|", "&#124;").replace("\n", " ")
+    escaped = html.escape(text, quote=False).replace("|", "&#124;").replace("`", "&#96;")
+    return escaped.replace("\n", " ")

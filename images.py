@@ -24,6 +24,8 @@ def read_image(file: Path | BinaryIO) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 return to_network_size(ImageOps.exif_transpose(image))
+    except IsADirectoryError as error:
+        raise ValueError("a folder without files") from error
     except UnidentifiedImageError as error:
         raise ValueError("not an image that Pillow can read") from error
     except Exception as error:  # a broken file can make Pillow's decoders raise anything

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli import Parser, UserError, add_device_flag, number, run
+from cli import Parser, add_device_flag, number, run
 
 import artifacts
 
@@ -87,8 +87,7 @@ def batches(arguments: list[str]) -> Iterator[Batch]:
     names, images, refused = [], [], []
     for name in files(arguments):
         try:
-            file = io.BytesIO(sys.stdin.buffer.read()) if name == STDIN else Path(name)
-            images.append(read_image(file))
+            images.append(read_image(file_of(name)))
             names.append("stdin" if name == STDIN else name)
         except ValueError as error:
             refused.append((name, str(error)))
@@ -98,8 +97,19 @@ def batches(arguments: list[str]) -> Iterator[Batch]:
     yield names, np.array(images), refused
 
 
+def file_of(name: str) -> Path | io.BytesIO:
+    if name != STDIN:
+        return Path(name)
+    if sys.stdin is None:
+        raise ValueError("stdin is closed")
+    return io.BytesIO(sys.stdin.buffer.read())
+
+
 def files(arguments: list[str]) -> Iterator[str]:
-    """The arguments, with the files below it in place of each folder, by name, hidden ones not."""
+    """The arguments, with the files below it in place of each folder, by name, hidden ones not.
+
+    A folder without any stands for itself, and is no image.
+    """
     for argument in arguments:
         folder = Path(argument)
         if argument == STDIN or not folder.is_dir():
@@ -110,9 +120,7 @@ def files(arguments: list[str]) -> Iterator[str]:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
         ]
-        if not found:
-            raise UserError(f"the folder {folder} is empty")
-        yield from map(str, found)
+        yield from map(str, found or [folder])
 
 
 def describe(

@@ -41,7 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
     except OSError as error:
         kept = f"; the {path.name} from before is kept" if path.exists() else ""
-        raise UserError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
+        gone = not path.parent.exists()
+        reason = f"{path.parent} is gone" if gone else error.strerror or error
+        raise UserError(f"{path} cannot be written: {reason}{kept}") from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -171,5 +173,6 @@ def read_rows(path: Path, kind: type) -> list[Any]:
 def existing(path: Path) -> Path:
     """`path` itself; UserError if no file is there."""
     if not path.is_file():
-        raise UserError(f"{path} is missing; train.py writes it")
+        what = "is no file" if path.exists() else "is missing"
+        raise UserError(f"{path} {what}; train.py writes it")
     return path

@@ -98,13 +98,30 @@ def test_what_is_no_image_is_named_and_the_rest_is_predicted(pictures, finished_
         (["nowhere.png"], ["no file or folder nowhere.png"], 2),
         (["-", "-"], ["given twice"], 2),
         (["--top", "0", "-"], ["--top"], 2),
-        (["EMPTY"], ["is empty"], 1),
+        (["EMPTY"], ["a folder without files"], 1),
         (["--checkpoint", "no.pt", "EMPTY"], ["no.pt is missing"], 1),
     ],
 )
 def test_bad_input(args, words, status, tmp_path):
     args = [tmp_path if arg == "EMPTY" else arg for arg in args]
     run_script("predict", *args).assert_refused(*words, status=status)
+
+
+def test_an_empty_folder_does_not_cost_the_others_their_prediction(finished_run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    tiles = sorted((finished_run / "plots" / "test_samples").glob("*.png"))[:2]
+    outcome = run_script(
+        "predict", tiles[0], tmp_path / "empty", tiles[1],
+        "--checkpoint", finished_run / "best.pt",
+    )  # fmt: skip
+    outcome.assert_refused("empty: a folder without files")
+    assert [line.split(": ")[0] for line in outcome.out.splitlines()] == [str(t) for t in tiles]
+
+
+def test_a_closed_stdin_is_refused(finished_run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    outcome = run_script("predict", "-", "--checkpoint", finished_run / "best.pt")
+    outcome.assert_refused("-: stdin is closed")
 
 
 def test_an_empty_stdin_is_refused(finished_run, monkeypatch):

@@ -181,7 +181,7 @@ def test_a_folder_deleted_on_the_way(flags, out):
     run = forked.start(flags, out)
     run.wait_for_epochs(2)
     out.rename(out.with_name("gone"))
-    run.outcome().assert_refused(f"{out}/", "cannot be written: No such file or directory")
+    run.outcome().assert_refused(f"{out}/", f"cannot be written: {out} is gone")
     assert not out.exists()
 
 
