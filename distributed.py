@@ -9,6 +9,7 @@ nothing here makes a difference to it. torch is imported late: scripts check the
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ def this_process() -> Ranks:
 def joined(ranks: Ranks, device: torch.device) -> Iterator[torch.device]:
     """Joins the processes for as long as the context lasts; yields this one's own device.
 
+    One of several processes ends with the context, with status 0 if all went well.
+
     Raises:
         UserError: there are more processes than GPUs, or one of the processes is gone.
     """
@@ -129,7 +132,11 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[torch.device]:
         if is_loss_of_a_process(error):
             raise UserError("another process of this run is gone") from error
         raise
-    dist.destroy_process_group()
+    dist.barrier()  # nobody leaves before the first has drawn its pictures
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    # gloo's threads now and then abort a process whose interpreter winds down under them
+    os._exit(0)
 
 
 def is_loss_of_a_process(error: RuntimeError) -> bool:

@@ -97,6 +97,26 @@ def test_an_uploaded_image_gets_predict_pys_probabilities(size, percent, page, t
     assert "truck.png" in page.locator(".latency").inner_text()
 
 
+@pytest.mark.parametrize(
+    ("event", "carrier"), [("Drag", "dataTransfer"), ("Clipboard", "clipboardData")]
+)
+def test_an_image_dropped_or_pasted(event, carrier, page):
+    """A file in a DataTransfer, as the browser hands it over."""
+    sample = REPO / "results/plots/test_samples/img_02_frog.png"
+    page.evaluate(
+        """([event, carrier, bytes]) => {
+            const transfer = new DataTransfer();
+            const file = new File([new Uint8Array(bytes)], "frog.png", { type: "image/png" });
+            transfer.items.add(file);
+            const [kind, name] = event === "Drag" ? [DragEvent, "drop"] : [ClipboardEvent, "paste"];
+            document.querySelector(".drop").dispatchEvent(
+                new kind(name, { [carrier]: transfer, bubbles: true, cancelable: true }));
+        }""",
+        [event, carrier, list(sample.read_bytes())],
+    )
+    assert_alike(shown(page), predicted(sample))
+
+
 def test_samples_by_keyboard_alone(page):
     page.keyboard.press("Tab")  # the file field
     for _ in range(3):
