@@ -16,7 +16,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +37,26 @@ class Stopped(KeyboardInterrupt):
         self.status = status
 
 
+_held: list[int] | None = None  # signals that came while `stops_held`; None outside of it
+
+
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """Has the signal that would end the script wait for the end of the context."""
+    global _held
+    _held = []
+    try:
+        yield
+    finally:
+        numbers, _held = _held, None
+        for number in numbers[:1]:
+            _stop(number, None)
+
+
 def _stop(number: int, _frame) -> None:
+    if _held is not None:
+        _held.append(number)
+        return
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
     if hasattr(signal, "SIGCHLD"):  # torch's handler would cry over workers that were told as well

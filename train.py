@@ -36,6 +36,7 @@ from cli import (
     add_device_flags,
     number,
     run,
+    stops_held,
 )
 
 import artifacts
@@ -169,11 +170,12 @@ def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
         for epoch in range(len(log) + 1, recipe.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
             is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
-            if ranks.is_first:
-                save_epoch(args.out, trainer, config, [*log, row], is_best)
-                if board:
-                    board.add_epoch(row)
-            log.append(row)
+            with stops_held():  # an epoch is kept whole or not at all
+                if ranks.is_first:
+                    save_epoch(args.out, trainer, config, [*log, row], is_best)
+                log.append(row)
+            if ranks.is_first and board:
+                board.add_epoch(row)
             print_epoch(row, recipe.epochs, data.evaluated, is_best)
         if ranks.is_first:
             draw_results(args.out, trainer, training_batches(data, recipe, device, workers=0))

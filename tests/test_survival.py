@@ -114,6 +114,20 @@ def test_stopped_before_an_epoch_is_finished(flags, out):
     run.outcome().assert_refused("first epoch was not finished", "nothing to resume", status=143)
 
 
+def test_a_stop_waits_until_what_is_being_kept_is_kept():
+    code = (
+        "import cli, signal\n"
+        "def main():\n"
+        "    with cli.stops_held():\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "        print('kept')\n"
+        "    print('not reached')\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "kept\n")
+
+
 def test_a_second_ctrl_c_ends_at_once():
     code = (
         "import cli, signal, time\n"
