@@ -1,10 +1,9 @@
-"""How images become batches, augmented anew in every epoch, on the device that trains.
+"""Data sets by name, and training batches from them, augmented anew in every epoch.
 
-    data = sources.load("cifar10", Path("data"))
+    data = load("cifar10", Path("data"))
     batches = training_batches(data, Recipe(), torch.device("cpu"), workers="auto")
-    normalise = Normalise(data.mean, data.std)
     for images, labels in batches.epoch(1):       # uint8 (B, 3, 32, 32), int64 (B,)
-        images = normalise(images)                # float32
+        ...
 
 Augmentation and order are a pure function of (seed, epoch, batch number): neither the number of
 workers nor a resume changes what an image looks like in epoch 7.
@@ -14,19 +13,60 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-
-from cli import UserError
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-import augment
-from distributed import ALONE, Ranks
+from console.errors import UserError
+from inputs import augment
+from inputs.image_data import ImageData, hold_out, limit_training_set
+from inputs.sources import source_of
 from recipe import Recipe
-from sources import ImageData
+
+Share = Callable[[int], slice]  # of so many images, those that this process trains on
+all_images: Share = slice
+
+
+def load(
+    dataset: str,
+    data_dir: Path = Path("data"),
+    limit_train: int | None = None,
+    holdout: int | None = None,
+) -> ImageData:
+    """Loads the images that `dataset` names into memory, as uint8 RGB of 32x32 pixels.
+
+    Args:
+        dataset: what --dataset accepts, see `inputs.sources.SOURCES`.
+        data_dir: the folder of CIFAR-10's official files; what is missing is downloaded there.
+        limit_train: use this many training images.
+        holdout: of these, hold out this many in place of the test set.
+
+    Raises:
+        UserError: there is no such data set, or it is broken; the message says where and how.
+    """
+    data = import_module(f"inputs.{source_of(dataset).module}").load(dataset, data_dir)
+    if limit_train is not None:
+        data = limit_training_set(data, limit_train)
+    return data if holdout is None else hold_out(data, holdout)
+
+
+def check_batch_size(batch_size: int, images: int, processes: int = 1) -> None:
+    """Raises UserError if there are too few images for one batch, or for all processes."""
+    if batch_size > images:
+        raise UserError(
+            f"--batch-size {batch_size} is above the {images} training images; use a smaller one"
+        )
+    last = images % batch_size or batch_size
+    if last < processes:
+        raise UserError(
+            f"--batch-size {batch_size} leaves a last batch of {last} images for {processes} "
+            "processes; use another one, or fewer processes"
+        )
 
 
 def training_batches(
@@ -34,35 +74,19 @@ def training_batches(
     recipe: Recipe,
     device: torch.device,
     workers: int | str,
-    ranks: Ranks = ALONE,
 ) -> HostBatches | DeviceBatches:
-    """The training set as the recipe augments it; `workers` are a number or "auto"."""
+    """The training set, augmented as the recipe says; `workers` is a number or "auto"."""
     if recipe.augment == "device":
-        return DeviceBatches(data, recipe, device, ranks)
-    return HostBatches(data, recipe, device, worker_count(workers, device), ranks)
-
-
-def check_batch_size(recipe: Recipe, data: ImageData, processes: int = 1) -> None:
-    """Raises UserError if there are too few images for a single batch, or for all processes."""
-    if recipe.batch_size > len(data.train_labels):
-        raise UserError(
-            f"--batch-size {recipe.batch_size} is above the {len(data.train_labels)} training "
-            "images; use a smaller one"
-        )
-    last = len(data.train_labels) % recipe.batch_size or recipe.batch_size
-    if last < processes:
-        raise UserError(
-            f"--batch-size {recipe.batch_size} leaves a last batch of {last} images for "
-            f"{processes} processes; use another one, or fewer processes"
-        )
+        return DeviceBatches(data, recipe, device)
+    return HostBatches(data, recipe, device, worker_count(workers, device))
 
 
 def worker_count(workers: int | str, device: torch.device) -> int:
-    """How many worker processes --workers means.
+    """The number of worker processes for a value of --workers.
 
-    A training step on one or two cores has none to spare for a worker, and augmenting between
-    the steps is the faster. On more cores two workers keep up with it. With an accelerator the
-    cores are free to augment, and more than 16 would be ahead of the fastest.
+    On one or two CPU cores a worker would take time from the training step, so augmenting between
+    the steps is faster. On more cores two workers keep up with training. With an accelerator the
+    cores are free to augment; more than 16 are never needed.
     """
     if workers != "auto":
         return int(workers)
@@ -78,60 +102,43 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def batch_seed(seed: int, epoch: int, number: int) -> int:
-    """A 32-bit seed for one batch, well mixed from where it stands in the run."""
-    return int(np.random.SeedSequence([seed, epoch, number]).generate_state(1)[0])
-
-
-def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """What draws an epoch; the order of its images comes first."""
-    return np.random.default_rng([seed, epoch])
-
-
 class HostBatches:
-    """Batches that Albumentations augments, in `workers` processes, or here if that is 0.
+    """Batches that Albumentations augments, in `workers` processes, or in this one if that is 0.
 
-    Of several training processes each augments all of a batch, for the sake of what it draws,
-    and yields its share.
+    Each of several training processes augments the whole batch, since its random numbers are one
+    sequence, and yields its share.
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        recipe: Recipe,
-        device: torch.device,
-        workers: int,
-        ranks: Ranks = ALONE,
-    ):
-        self.device, self.ranks = device, ranks
+    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, workers: int):
+        self.device = device
         on_cuda = device.type == "cuda"
         self.loader = DataLoader(
-            AugmentedBatches(data, recipe.seed),
-            sampler=EpochBatches(len(data.train_labels), recipe.batch_size, recipe.seed),
+            AugmentedBatches(data, recipe),
+            sampler=EpochSampler(len(data.train_labels), recipe.batch_size, recipe.seed),
             batch_size=None,  # an item is a batch already
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=on_cuda,
             prefetch_factor=(4 if on_cuda else 2) if workers else None,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=_ignore_interrupts,
         )
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
         self.loader.sampler.epoch = epoch
-        for images, labels in self.loader:
-            share = self.ranks.share(len(labels))
+        for batch in self.loader:
+            images, labels = (part[share(len(part))] for part in batch)
             yield (
-                images[share].to(self.device, non_blocking=True),
-                labels[share].to(self.device, non_blocking=True),
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
             )
 
 
-class EpochBatches(Sampler):
-    """Which images make which batch: items (epoch, batch number, indices) of the set `epoch`."""
+class EpochSampler(Sampler):
+    """The batches of the epoch `epoch`: items (epoch, batch number, indices of the images)."""
 
     def __init__(self, size: int, batch_size: int, seed: int):
         self.size, self.batch_size, self.seed = size, batch_size, seed
@@ -141,7 +148,7 @@ class EpochBatches(Sampler):
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        order = epoch_rng(self.seed, self.epoch).permutation(self.size)
+        order = augment.epoch_order(self.seed, self.epoch, self.size)
         for number in range(len(self)):
             start = number * self.batch_size
             yield self.epoch, number, order[start : start + self.batch_size]
@@ -150,73 +157,62 @@ class EpochBatches(Sampler):
 class AugmentedBatches(Dataset):
     """Item (epoch, batch number, indices) -> uint8 (B, 3, 32, 32) in channels-last, int64 (B,).
 
-    One item is a whole batch: Albumentations keeps random state of its own, which workers
-    would repeat among them, so each batch seeds it, and once a batch that costs next to nothing.
+    An item is a whole batch because Albumentations has a random state of its own, which has to be
+    seeded: once per batch, that costs next to nothing.
     """
 
-    def __init__(self, data: ImageData, seed: int):
+    def __init__(self, data: ImageData, recipe: Recipe):
         self.images, self.labels = data.train_images, data.train_labels
-        self.pipeline = augment.build_pipeline(data.mean)
-        self.seed = seed
+        self.pipeline = augment.build_pipeline(recipe.augmentation, data.mean)
+        self.seed = recipe.seed
 
     def __getitem__(self, item: tuple[int, int, np.ndarray]) -> tuple[Tensor, Tensor]:
         epoch, number, indices = item
-        self.pipeline.set_random_seed(batch_seed(self.seed, epoch, number))
+        self.pipeline.set_random_seed(augment.batch_seed(self.seed, epoch, number))
         images = np.stack([self.pipeline(image=self.images[i])["image"] for i in indices])
         return as_tensor(images), torch.from_numpy(self.labels[indices])
 
 
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_interrupts(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends its workers
 
 
 class DeviceBatches:
-    """Batches that the training device augments, from a data set that lies on it as uint8.
+    """Batches that the training device augments, from a data set that is on it as uint8.
 
-    What is drawn for an epoch goes to the device before its first batch, and nothing after that.
+    The random numbers of an epoch are drawn on the CPU and copied to the device before its first
+    batch; nothing is copied after that. `draw_epoch` is `augment.draw_epoch` or a variant of it.
     """
 
-    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, ranks: Ranks = ALONE):
-        self.ranks = ranks
-        self.images = torch.from_numpy(data.train_images).to(device)  # (N, H, W, C), as it is
+    def __init__(
+        self,
+        data: ImageData,
+        recipe: Recipe,
+        device: torch.device,
+        draw_epoch: Callable = augment.draw_epoch,
+    ):
+        self.recipe, self.draw_epoch = recipe, draw_epoch
+        self.images = torch.from_numpy(data.train_images).to(device)  # (N, H, W, C)
         self.labels = torch.from_numpy(data.train_labels).to(device)
         self.fill = torch.tensor(augment.hole_fill(data.mean), device=device)
-        self.recipe = recipe
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.recipe.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
         count, size = self.images.shape[:2]
-        rng = epoch_rng(self.recipe.seed, epoch)
-        order = rng.permutation(count)
-        draws = augment.draw(rng, count, size)
+        order, draws = self.draw_epoch(self.recipe, epoch, count, size)
         drawn = (order, augment.sampling_matrices(draws, size), draws.hole)
         on_device = [torch.from_numpy(array).to(self.images.device) for array in drawn]
         parts = [tensor.split(self.recipe.batch_size) for tensor in on_device]
+        hole_size = self.recipe.augmentation.hole_size
         for batch in zip(*parts, strict=True):
-            chosen, matrices, holes = (part[self.ranks.share(len(part))] for part in batch)
+            chosen, matrices, holes = (part[share(len(part))] for part in batch)
             images = self.images[chosen].permute(0, 3, 1, 2)
-            yield augment.apply(images, matrices, holes, self.fill), self.labels[chosen]
+            yield augment.apply(images, matrices, holes, hole_size, self.fill), self.labels[chosen]
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
-    """Images (N, H, W, C) as PyTorch wants them, (N, C, H, W) in channels-last; not copied."""
+    """Images (N, H, W, C) as (N, C, H, W) in channels-last; not copied."""
     return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
-class Normalise(nn.Module):
-    """uint8 (B, 3, H, W) -> float32 of mean 0 and standard deviation 1 over the training set.
-
-    `mean` and `std` are the training set's, 0..1, per channel.
-    """
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        std_ = torch.tensor(std).clamp(min=1e-6)
-        self.register_buffer("scale", (1 / (255 * std_)).view(3, 1, 1))
-        self.register_buffer("shift", (-torch.tensor(mean) / std_).view(3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, images, self.scale)  # in one pass over the batch

@@ -1,23 +1,26 @@
 """The C1C2C3C4O network for 32x32 RGB images.
 
-    python model.py                 # layer table, receptive-field tally, constraints
-    python model.py --width 1.5     # the same for the wider network
+    python model.py                 # layer table, receptive-field tally, constraint checks
+    python model.py --width 1.5     # the same for a wider network
 
-Edit `Net` and run it again: tally and checks (constraints.py) are read from a forward pass
-through the edited network, so they show at once what an edit broke. Exit status 1 if it broke
-a constraint.
+Edit `Net` and run it again: the tally and the checks are computed from a forward pass through the
+edited network, so they show at once what an edit broke. Exit status 1 if a constraint is broken.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
+from typing import Any
 
-from cli import WIDTH, Parser, run
+if __name__ == "__main__":  # here, so that flags are checked before torch is imported
+    from console.errors import run
+    from report.model_command import main
 
-import torchinfo
+    sys.exit(run(main))
+
+import torch
 from torch import Tensor, nn
-
-IMAGE_SIZE = 32
 
 
 class ConvBlock(nn.Sequential):
@@ -33,7 +36,7 @@ class ConvBlock(nn.Sequential):
 class DWSeparable(nn.Sequential):
     """Depthwise 3x3, pointwise 1x1, batch norm, ReLU; shapes as in `ConvBlock`.
 
-    Norm and ReLU stand once, after the pointwise convolution.
+    There is one norm and one ReLU, after the pointwise convolution.
     """
 
     def __init__(self, cin: int, cout: int, stride: int = 1, dilation: int = 1):
@@ -79,45 +82,41 @@ class Net(nn.Module):
         return self.fc(self.gap(x).flatten(1))
 
 
-def count_parameters(model: nn.Module) -> int:
+NETWORKS = {"Net": Net}
+
+
+def build_network(name: str = "Net", **arguments: Any) -> nn.Module:
+    """Builds one of NETWORKS from the arguments of its constructor.
+
+    The network has two more attributes, `name` and `arguments` (complete with defaults). A
+    checkpoint stores them, so that `build_network(name, **arguments)` builds it again.
+
+    Raises:
+        KeyError, TypeError: there is no such network, or its constructor has other arguments.
+    """
+    call = inspect.signature(NETWORKS[name]).bind(**arguments)
+    call.apply_defaults()
+    network = NETWORKS[name](**call.arguments)
+    network.name, network.arguments = name, call.arguments
+    return network
+
+
+class Normalise(nn.Module):
+    """uint8 (B, 3, H, W) -> float32 with mean 0 and standard deviation 1 over the training set.
+
+    `mean` and `std` are those of the training images, 0..1, per channel.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        std_ = torch.tensor(std).clamp(min=1e-6)
+        self.register_buffer("scale", (1 / (255 * std_)).view(3, 1, 1))
+        self.register_buffer("shift", (-torch.tensor(mean) / std_).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images, self.scale)  # one pass over the batch
+
+
+def count_parameters(network: nn.Module) -> int:
     """Number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def count_mult_adds(model: nn.Module) -> int:
-    """Number of multiply-adds for one image, as torchinfo counts them."""
-    return _summary(model).total_mult_adds
-
-
-def summary_text(model: nn.Module) -> str:
-    """torchinfo's layer table for one image: depth-idx, output shape, parameters, multiply-adds."""
-    # torchinfo 1.8 prints its unit's enum name on Python 3.11 and later
-    return str(_summary(model)).replace("Units.MEGABYTES", "M")
-
-
-def _summary(model: nn.Module) -> torchinfo.ModelStatistics:
-    return torchinfo.summary(
-        model,
-        input_size=(1, 3, IMAGE_SIZE, IMAGE_SIZE),
-        row_settings=("depth", "var_names"),
-        verbose=0,
-        device=next(model.parameters()).device,
-    )
-
-
-def main() -> None:
-    import constraints
-
-    parser = Parser("Print the network's layer table, receptive-field tally and constraints.")
-    parser.add_argument("--width", type=WIDTH, default=1.0, help="channel multiplier")
-    net = Net(width=parser.parse_args().width)
-    checks = constraints.check(net)
-    print(summary_text(net))
-    print(f"\n{constraints.tally_markdown(net)}\n")
-    print(*checks, sep="\n")
-    if not all(check.passed for check in checks):
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    run(main)
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

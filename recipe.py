@@ -1,21 +1,78 @@
-"""What decides how a run ends: the one place for its defaults."""
+"""Every setting that decides the result of a run: default, bounds and help text, in one place.
+
+`train.py` makes a flag of each field. Two runs with equal recipes on the same data set are the
+same run, so `--resume` insists on an equal recipe.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+IMAGE_SIZE = 32  # pixels; the side of every image that a network gets
 AUGMENTERS = ("albumentations", "device")
+
+
+def setting(default: Any, help: str, choices: tuple[str, ...] | None = None, **bounds: float):
+    """A field with a default, a help text and either choices or bounds (`console.flags.number`)."""
+    return field(default=default, metadata={"help": help, "choices": choices, "bounds": bounds})
+
+
+@dataclass(frozen=True)
+class Network:
+    """Arguments of the network's constructor in `model.py` that have a flag."""
+
+    width: float = setting(1.0, "channel multiplier", above=0, below=100)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Probabilities and limits of HorizontalFlip, ShiftScaleRotate and CoarseDropout."""
+
+    flip_p: float = setting(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
+    affine_p: float = setting(0.5, "probability of ShiftScaleRotate", at_least=0, at_most=1)
+    shift_limit: float = setting(
+        0.0625, "largest shift, as a share of the image's side", at_least=0, below=1
+    )
+    scale_limit: float = setting(0.1, "largest change of the scale", at_least=0, below=1)
+    rotate_limit: float = setting(15.0, "largest rotation in degrees", at_least=0, at_most=180)
+    hole_p: float = setting(0.5, "probability of CoarseDropout's hole", at_least=0, at_most=1)
+    hole_size: int = setting(8, "side of the hole in pixels", at_least=1, at_most=IMAGE_SIZE)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Two runs of one recipe, network and data set are the same run; a resume insists on it."""
+    """Training settings that affect the result."""
 
-    epochs: int = 25
-    batch_size: int = 128
-    lr: float = 0.001  # per image of a batch: the schedule peaks at lr * batch_size
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    width: float = 1.0
-    augment: str = AUGMENTERS[0]
-    seed: int = 0
+    epochs: int = setting(25, "passes over the training images", at_least=1)
+    batch_size: int = setting(
+        128, "images per optimizer step; an epoch's last batch may be smaller", at_least=1
+    )
+    lr: float = setting(
+        0.001,
+        "learning rate per image of a batch: the learning rate of Muon and SGD peaks at "
+        "LR x batch size, so another batch size needs no other LR",
+        above=0,
+    )
+    warmup: float = setting(
+        0.2, "share of the steps in which the learning rate rises", above=0, below=1
+    )
+    momentum: float = setting(0.9, "momentum of SGD", at_least=0, below=1)
+    muon_momentum: float = setting(0.95, "momentum of Muon", at_least=0, below=1)
+    weight_decay: float = setting(
+        5e-4, "L2 penalty of SGD; Muon's decoupled decay is this / (1 - momentum)", at_least=0
+    )
+    label_smoothing: float = setting(
+        0.1, "share of the target that is spread over all classes", at_least=0, below=1
+    )
+    augment: str = setting(
+        "albumentations",
+        "where images are augmented: one by one by Albumentations on the CPU, or in whole batches "
+        "on the training device",
+        choices=AUGMENTERS,
+    )
+    seed: int = setting(
+        0, "seed of initial weights, data order and augmentation", at_least=0, below=2**32
+    )
+    network: Network = Network()
+    augmentation: Augmentation = Augmentation()

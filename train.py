@@ -2,47 +2,36 @@
 
     python train.py                                                        # CIFAR-10, 25 epochs
     python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto  # the same, spelt out
-    python train.py --augment device --compile                             # made for a GPU
+    python train.py --augment device --compile                             # for a GPU
     python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
-    python train.py --resume                                # goes on where the run was stopped
+    python train.py --resume                                # continue a run that was stopped
     torchrun --nproc_per_node=2 train.py --augment device   # on two GPUs
 
-Leaves a log, checkpoints and pictures in the folder --out (artifacts.py says which).
+Leaves a log, checkpoints and pictures in the folder --out (records/names.py lists them).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
-import platform
 import shlex
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import fields, replace
-from datetime import datetime
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli import (
-    WIDTH,
-    Parser,
-    Stopped,
-    UserError,
-    add_augment_flag,
-    add_batch_size_flag,
-    add_data_flags,
-    add_device_flags,
-    number,
-    run,
-    stops_held,
-)
-
-import artifacts
-from artifacts import Config, LogRow
-from distributed import Ranks, is_loss_of_a_process, joined, this_process
+from console.errors import UserError, command_line, is_writing_process, run, stop_delayed
+from console.flags import Parser, add_setting_flags, add_speed_flags, number, settings_from
+from inputs.sources import add_data_flags
 from recipe import Recipe
+from records import names
+from records.files import check_writable, sole_writer
+
+if TYPE_CHECKING:  # main imports them once the flags are checked
+    from data import DeviceBatches, HostBatches
+    from inputs.image_data import ImageData
+    from records.run import LogRow
+    from training.processes import World
+    from training.trainer import Trainer
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,266 +39,175 @@ def parse_arguments() -> argparse.Namespace:
     data = parser.add_argument_group("data")
     add_data_flags(data)
     data.add_argument(
-        "--limit-train",
-        metavar="N",
-        type=number(int, at_least=1),
+        "--limit-train", metavar="N", type=number(int, at_least=1),
         help="train on N random images only, for a quick look",
-    )
+    )  # fmt: skip
     data.add_argument(
-        "--holdout",
-        metavar="N",
-        type=number(int, at_least=1),
-        help="hold out N of the training images, each class its share, and evaluate on them in "
-        "place of the test set: to choose settings by. The same N for every seed",
-    )
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument(
-        "--epochs", metavar="N", type=number(int, at_least=1), default=Recipe.epochs,
-        help="passes over the training images",
+        "--holdout", metavar="N", type=number(int, at_least=1),
+        help="evaluate on N of the training images, stratified by class, in place of the test set: "
+        "to choose settings by. The same images for every seed",
     )  # fmt: skip
-    add_batch_size_flag(recipe)
-    recipe.add_argument(
-        "--lr", metavar="LR", type=number(float, above=0), default=Recipe.lr,
-        help="learning rate per image of a batch: what Muon and SGD step by peaks at "
-        "LR x batch size, so that another batch size needs no other LR",
-    )  # fmt: skip
-    recipe.add_argument(
-        "--weight-decay", metavar="WD", type=number(float, at_least=0),
-        default=Recipe.weight_decay, help="SGD's L2 penalty; Muon's weights shrink as fast",
-    )  # fmt: skip
-    recipe.add_argument(
-        "--label-smoothing", metavar="S", type=number(float, at_least=0, below=1),
-        default=Recipe.label_smoothing, help="share of the target that goes to all classes alike",
-    )  # fmt: skip
-    recipe.add_argument(
-        "--width", metavar="W", type=WIDTH, default=Recipe.width, help="channel multiplier"
-    )
-    add_augment_flag(recipe)
-    recipe.add_argument(
-        "--seed", metavar="N", type=number(int, at_least=0, below=2**32), default=Recipe.seed,
-        help="of initial weights, data order and augmentation",
-    )  # fmt: skip
+    add_setting_flags(parser.add_argument_group("recipe (what decides the result)"), Recipe)
     place = parser.add_argument_group("run")
-    add_device_flags(place)
+    add_speed_flags(place)
     place.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("results"),
-        help="where the run is kept; one that lies there already moves to DIR/archive/",
+        "--out", metavar="DIR", type=Path, default=names.RESULTS,
+        help="folder of the run; an earlier run in it is moved to DIR/archive/",
     )  # fmt: skip
     place.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, under the same flags"
+        "--resume", action="store_true", help="continue the run in --out, with the same flags"
     )
     place.add_argument(
-        "--tensorboard", action="store_true", help="log for TensorBoard too, in DIR/tensorboard/"
+        "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
     )
     place.add_argument(
         "--find-lr", action="store_true",
-        help="train nothing; draw the loss while the learning rate rises, in DIR/plots/",
+        help="do not train; draw the loss while the learning rate rises, in DIR/plots/",
     )  # fmt: skip
-    args = parser.parse_args()
-    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
-        raise UserError("--tensorboard needs a package more: pip install tensorboard")
-    if not this_process().is_first:
-        return args
-    artifacts.check_writable(args.out)
-    if args.resume and not (args.out / artifacts.LAST).exists():
-        raise UserError(f"{args.out / artifacts.LAST} is missing: leave out --resume to start anew")
-    return args
-
-
-if __name__ == "__main__":
-    run(parse_arguments)  # main does it again: mistakes are told before these slow imports
-
-import torch
-
-import sources
-from augment import AUGMENTATION
-from board import Board
-from data import DeviceBatches, HostBatches, check_batch_size, training_batches
-from find_lr import find_lr
-from model import Net, count_parameters
-from report import draw_results
-from sources import ImageData
-from storage import sole_writer
-from trainer import Trainer, describe, keep_freed_memory, pick_device
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
-    ranks = this_process()
-    # of several processes the first alone writes files and speaks
-    role = sole_writer(args.out) if ranks.is_first else redirect_stdout(None)
-    with joined(ranks, pick_device(args.device)) as device, role:
-        train(args, ranks, device)
+    recipe = settings_from(Recipe, args)
+    if is_writing_process():
+        check_writable(args.out)
+        if args.resume and not (args.out / names.LAST).exists():
+            raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")
+
+    import torch
+
+    from data import check_batch_size, load, training_batches
+    from model import build_network, count_parameters
+    from training.devices import device_description, keep_freed_memory, pick_device
+    from training.find_lr import rising_schedule
+    from training.optimizers import linear_schedule
+    from training.processes import joined, this_process
+    from training.trainer import Trainer
+
+    if args.tensorboard:
+        import tensorboard  # noqa: F401, without it the run is refused here
+
+    world = this_process()
+    quiet = nullcontext() if world.is_first else redirect_stdout(None)
+    with joined(world, pick_device(args.device)) as device, quiet:
+        data = world.in_turns(
+            lambda: load(args.dataset, args.data_dir, args.limit_train, args.holdout)
+        )
+        keep_freed_memory()
+        print_data(data)
+        check_batch_size(recipe.batch_size, len(data.train_labels), world.size)
+        batches = training_batches(data, recipe, device, args.workers)
+
+        torch.manual_seed(recipe.seed)
+        network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
+        network.to(device, memory_format=torch.channels_last)
+        schedule = rising_schedule if args.find_lr else linear_schedule
+        trainer = Trainer(
+            network, data, recipe, device, compiled=args.compile, world=world, schedule=schedule
+        )
+        parameters = f"{count_parameters(network):,} parameters"
+        print(f"network: {parameters}, on {device_description(device)}", flush=True)
+        with sole_writer(args.out) if world.is_first else nullcontext():
+            if args.find_lr:
+                find_learning_rate(args.out / names.RANGE_TEST, trainer, batches)
+            else:
+                train(args, trainer, batches)
 
 
-def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
-    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
-    data = ranks.in_turns(
-        lambda: sources.load(args.dataset, args.data_dir, args.limit_train, args.holdout)
-    )
-    keep_freed_memory()
-    print_data(data)
-    check_batch_size(recipe, data, ranks.count)
-    batches = training_batches(data, recipe, device, args.workers, ranks)
+def train(args: argparse.Namespace, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
+    """Trains the epochs that are left and keeps each one, then draws the pictures of the run."""
+    from records.checkpoints import load_checkpoint
+    from records.run import continue_run, save_epoch, start_run
+    from report.results import draw_results
+    from training.failures import explained_failures
 
-    torch.manual_seed(recipe.seed)
-    model = Net(len(data.classes), recipe.width).to(device, memory_format=torch.channels_last)
-    steps = recipe.epochs * len(batches)
-    trainer = Trainer(model, device, data, recipe, steps, args.compile, ranks)
-    config = describe_run(args, trainer)
-    print(f"network: {count_parameters(model):,} parameters, on {config.device}", flush=True)
+    world, last, log, best = trainer.world, args.out / names.LAST, [], None
+    if args.resume:
+        log = trainer.resume(world.from_first(lambda: load_checkpoint(last)), last)
+        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
+    if world.is_first:
+        config = trainer.config(command_line(), vars(args))
+        if args.resume:
+            best = load_checkpoint(args.out / names.BEST)
+            config = continue_run(args.out, config, log)
+        elif archived := start_run(args.out, config):
+            print(f"the earlier run in {args.out} is now in {archived}", flush=True)
+        board = None
+        if args.tensorboard:
+            from report.tensorboard import Board
 
-    if args.find_lr:
-        print_range_test(args.out / artifacts.RANGE_TEST, trainer, batches)
-        return
-    log = trainer.resume(args.out / artifacts.LAST) if args.resume else []
-    if ranks.is_first:
-        config = open_folder(args, config, log)
-        board = Board(args.out, log) if args.tensorboard else None
-    with telling_how_to_resume(args, ranks, log):
-        for epoch in range(len(log) + 1, recipe.epochs + 1):
+            board = Board(args.out, len(log))
+    with explained_failures(lambda: how_to_resume(args, world, log)):
+        for epoch in range(len(log) + 1, args.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
             is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
-            with stops_held():  # an epoch is kept whole or not at all
-                if ranks.is_first:
-                    save_epoch(args.out, trainer, config, [*log, row], is_best)
+            with stop_delayed():  # an epoch is kept as a whole or not at all
+                if world.is_first:
+                    checkpoint = trainer.checkpoint([*log, row])
+                    save_epoch(args.out, config, [*log, row], checkpoint, is_best)
+                    best = checkpoint if is_best else best
                 log.append(row)
-            if ranks.is_first and board:
+            if world.is_first and board:
                 board.add_epoch(row)
-            print_epoch(row, recipe.epochs, data.evaluated, is_best)
-        if ranks.is_first:
-            draw_results(args.out, trainer, training_batches(data, recipe, device, workers=0))
+            print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
+        if world.is_first:
+            figures = draw_results(args.out, trainer, best, log, next(batches.epoch(1)))
             if board:
-                board.add_pictures(len(log))
-    print_summary(args, data.evaluated, log)
+                board.add_figures(figures, len(log))
+    print_summary(args, trainer.data.evaluated, log)
 
 
-def print_range_test(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
-    if trainer.ranks.count > 1:
+def find_learning_rate(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
+    """Draws the loss against the learning rate at `path`."""
+    from report.pictures import draw_range_test
+    from training.find_lr import find_lr
+
+    if trainer.world.size > 1:
         raise UserError("--find-lr is for one process: leave out torchrun")
-    steepest = find_lr(trainer, batches, path)
-    print(f"the loss fell fastest at --lr {steepest:.1g}; {path} shows it")
-
-
-def open_folder(args: argparse.Namespace, config: Config, log: list[LogRow]) -> Config:
-    """Makes room in --out for the run, or takes up the one there; returns what to call it."""
-    if args.resume:
-        artifacts.load_checkpoint(args.out / artifacts.BEST)  # it is needed at the end
-        first = artifacts.read_config(args.out)
-        config = replace(config, started=first.started, command=first.command)
-        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
-    elif archived := artifacts.archive_earlier_run(args.out):
-        print(f"the run that lay in {args.out} is now in {archived}", flush=True)
-    artifacts.write_config(args.out, config)
-    artifacts.write_log(args.out, log)
-    return config
-
-
-def save_epoch(
-    out: Path, trainer: Trainer, config: Config, log: list[LogRow], is_best: bool
-) -> None:
-    """Keeps what the run has come to with the last epoch in `log`."""
-    if is_best:
-        artifacts.save_checkpoint(out / artifacts.BEST, trainer.checkpoint(log[-1]))
-    artifacts.save_checkpoint(out / artifacts.LAST, trainer.checkpoint(log[-1], log))
-    artifacts.write_log(out, log)
-    artifacts.write_config(out, replace(config, updated=now()))
-
-
-def describe_run(args: argparse.Namespace, trainer: Trainer) -> Config:
-    data, processes = trainer.data, trainer.ranks.count
-    packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return Config(
-        command=trainer.ranks.command(shlex.join(sys.argv)),
-        started=now(),
-        updated=now(),
-        flags={k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        augmentation=AUGMENTATION,
-        dataset=data.name,
-        fingerprint=data.fingerprint,
-        train_images=len(data.train_labels),
-        test_images=len(data.test_labels),
-        evaluated=data.evaluated,
-        classes=list(data.classes),
-        mean=list(data.mean),
-        std=list(data.std),
-        parameters=count_parameters(trainer.model),
-        device=describe(trainer.device) + f", {processes} processes" * (processes > 1),
-        versions={"python": platform.python_version(), **versions},
-    )
-
-
-def now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+    result = find_lr(trainer, batches)
+    draw_range_test(*result, path)
+    print(f"the loss fell fastest at --lr {result.steepest:.1g}; {path} shows it")
 
 
 def print_data(data: ImageData) -> None:
-    figures = ["/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std)]
+    mean, std = ("/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
+    kind = names.EVALUATED[data.evaluated]
     print(
         f"data: {data.name}, {len(data.train_labels):,} training and {len(data.test_labels):,} "
-        f"{artifacts.EVALUATED[data.evaluated]} images, {len(data.classes)} classes, RGB mean "
-        f"{figures[0]} std {figures[1]}",
+        f"{kind} images, {len(data.classes)} classes, RGB mean {mean} std {std}",
         flush=True,
     )
 
 
 def print_epoch(row: LogRow, epochs: int, evaluated: str, is_best: bool) -> None:
-    loss = getattr(row, f"{evaluated}_loss")
     print(
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  "
         f"train loss {row.train_loss:.4f} acc {row.train_acc:5.2f} %  "
-        f"{evaluated} loss {loss:.4f} acc {row.evaluated_acc:5.2f} %  "
+        f"{evaluated} loss {row.evaluated_loss:.4f} acc {row.evaluated_acc:5.2f} %  "
         f"{row.seconds:.1f} s, {row.images_per_second:,.0f} images/s{'  best' * is_best}",
         flush=True,
     )
 
 
-def how_to_resume(args: argparse.Namespace, ranks: Ranks, log: list[LogRow]) -> str:
+def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> str:
     if not log:
         return "the first epoch was not finished, so there is nothing to resume"
-    script = shlex.join(word for word in sys.argv if word != "--resume")
+    command = command_line().removesuffix(" --resume").replace(" --resume ", " ")
     return (
         f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. "
-        f"Go on with: {ranks.command(script)} --resume"
+        f"Go on with: {world.command(command)} --resume"
     )
-
-
-@contextmanager
-def telling_how_to_resume(
-    args: argparse.Namespace, ranks: Ranks, log: list[LogRow]
-) -> Iterator[None]:
-    """Ends a run that is stopped, or that lacks something, in a line that says how to go on."""
-    try:
-        try:
-            yield
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error):
-                time.sleep(1)  # what killed it, if a signal to all processes, arrives here as well
-                reason = "an augmenting process was killed; if memory is short, use fewer --workers"
-            elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                reason = "memory ran out; use a smaller --batch-size or --width"
-            elif is_loss_of_a_process(error):
-                time.sleep(1)
-                reason = "another process of this run is gone"
-            else:
-                raise
-            raise UserError(f"{reason}; {how_to_resume(args, ranks, log)}") from error
-    except Stopped as stop:
-        if ranks.is_first:
-            print(f"train.py: stopped; {how_to_resume(args, ranks, log)}", file=sys.stderr)
-        sys.exit(stop.status)
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:
     best = max(log, key=lambda row: row.evaluated_acc)
     minutes, seconds = divmod(round(sum(row.seconds for row in log)), 60)
-    command = ["update_readme.py"] + ["--results", str(args.out)] * (args.out != Path("results"))
+    results = f" --results {shlex.quote(str(args.out))}" * (args.out != names.RESULTS)
     print(
-        f"{artifacts.EVALUATED[evaluated]} accuracy: last {log[-1].evaluated_acc:.2f} % (epoch "
+        f"{names.EVALUATED[evaluated]} accuracy: last {log[-1].evaluated_acc:.2f} % (epoch "
         f"{log[-1].epoch}), best {best.evaluated_acc:.2f} % (epoch {best.epoch}); "
-        f"{minutes} min {seconds} s of training; "
-        f"next: python {shlex.join(command)}"
+        f"{minutes} min {seconds} s of training; next: python update_readme.py{results}"
     )
 
 

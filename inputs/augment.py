@@ -1,8 +1,10 @@
-"""The one definition of the augmentation, and its two makers.
+"""The augmentation: HorizontalFlip, ShiftScaleRotate, CoarseDropout, in two implementations.
 
-`build_pipeline` makes Albumentations' pipeline for one image at a time on the host. `draw` and
-`apply` do the same to whole batches of tensors, on any device: same distributions, flips and
-holes the same to the pixel, and an affine part that rounds to within one grey level of OpenCV's.
+`build_pipeline` returns Albumentations' pipeline, for one image at a time on the CPU. `draw` and
+`apply` do the same to whole batches of tensors on any device, with the same distributions. Flips
+and holes are equal to the pixel; the affine part differs by at most one grey level.
+
+What is drawn depends on (seed, epoch, batch number) alone.
 """
 
 from __future__ import annotations
@@ -14,94 +16,64 @@ from typing import NamedTuple
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of newer versions at import
 
 import albumentations as A
-import albumentations.augmentations.geometric.functional as geometric
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recipe import Augmentation, Recipe
+
 cv2.setNumThreads(1)  # here, so that spawned workers, which import this file, obey it as well
 
-AUGMENTATION = {
-    "flip_p": 0.5,
-    "affine_p": 0.5,
-    "shift_limit": 0.0625,  # of the image's side
-    "scale_limit": 0.1,
-    "rotate_limit": 15,  # degrees
-    "hole_p": 0.5,
-    "hole_size": 8,  # pixels
-}
-# Beyond the image's edge its mirror image goes on, the outermost pixels not repeated.
+# beyond its edge an image is continued by its mirror image, without repeating the edge pixels
 OPENCV_BORDER, TORCH_BORDER = cv2.BORDER_REFLECT_101, "reflection"
 
 
 def hole_fill(mean: tuple[float, ...]) -> tuple[int, ...]:
-    """The RGB value, 0 to 255, that fills a hole: the training images' `mean` (0..1)."""
+    """The RGB value, 0 to 255, of a hole: the `mean` (0..1) of the training images."""
     return tuple(int(255 * m) for m in mean)
 
 
-class ShiftScaleRotate(A.ShiftScaleRotate):
-    """Albumentations' own to the pixel, in half the time on small images: without a second
-    matrix for bounding boxes, and a check whether the first moves anything at all."""
-
-    def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
-        shape = params["shape"][:2]
-        matrix = geometric.create_affine_transformation_matrix(
-            self._get_translate_params(shape),
-            self._get_shear_params(),
-            self._get_scale(self.scale, self.keep_ratio, self.balanced_scale, self.py_random),
-            self.py_random.uniform(*self.rotate),
-            geometric.center(shape),
-        )
-        return {"matrix": matrix}
-
-    def apply(self, img: np.ndarray, matrix: np.ndarray, **_) -> np.ndarray:
-        size = img.shape[1::-1]
-        return cv2.warpAffine(
-            img, matrix[:2], size, flags=self.interpolation, borderMode=self.border_mode
-        )
-
-
-class CoarseDropout(A.CoarseDropout):
-    """Albumentations' own to the pixel, without a random generator for fills that need none."""
-
-    def apply(self, img: np.ndarray, holes: np.ndarray, **_) -> np.ndarray:
-        img = img.copy()
-        for left, top, right, bottom in holes:
-            img[top:bottom, left:right] = self.fill
-        return img
-
-
-def build_pipeline(
-    mean: tuple[float, ...],
-    affine_kind: type[A.ShiftScaleRotate] = ShiftScaleRotate,
-    hole_kind: type[A.CoarseDropout] = CoarseDropout,
-) -> A.Compose:
-    """The augmentation by Albumentations, for uint8 (H, W, 3) images of the given mean (0..1)."""
-    a = AUGMENTATION
+def build_pipeline(augmentation: Augmentation, mean: tuple[float, ...]) -> A.Compose:
+    """Albumentations' pipeline for uint8 (H, W, 3) images with the given mean (0..1)."""
     with warnings.catch_warnings():
-        # Albumentations advises Affine; ShiftScaleRotate is what the assignment names.
+        # Albumentations recommends Affine; the assignment names ShiftScaleRotate
         warnings.filterwarnings("ignore", "ShiftScaleRotate is a special case of Affine")
-        affine = affine_kind(
-            shift_limit=a["shift_limit"],
-            scale_limit=a["scale_limit"],
-            rotate_limit=a["rotate_limit"],
+        affine = A.ShiftScaleRotate(
+            shift_limit=augmentation.shift_limit,
+            scale_limit=augmentation.scale_limit,
+            rotate_limit=augmentation.rotate_limit,
             border_mode=OPENCV_BORDER,
-            p=a["affine_p"],
+            p=augmentation.affine_p,
         )
-    hole = hole_kind(
+    side = (augmentation.hole_size, augmentation.hole_size)
+    hole = A.CoarseDropout(
         num_holes_range=(1, 1),
-        hole_height_range=(a["hole_size"], a["hole_size"]),
-        hole_width_range=(a["hole_size"], a["hole_size"]),
+        hole_height_range=side,
+        hole_width_range=side,
         fill=hole_fill(mean),
-        p=a["hole_p"],
+        p=augmentation.hole_p,
     )
-    return A.Compose([A.HorizontalFlip(p=a["flip_p"]), affine, hole])
+    return A.Compose([A.HorizontalFlip(p=augmentation.flip_p), affine, hole])
+
+
+def batch_seed(seed: int, epoch: int, number: int) -> int:
+    """A 32-bit seed for one batch, from its place in the run."""
+    return int(np.random.SeedSequence([seed, epoch, number]).generate_state(1)[0])
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of the training images in one epoch: int64 (count,)."""
+    return _epoch_rng(seed, epoch).permutation(count)
+
+
+def _epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([seed, epoch])
 
 
 class Draws(NamedTuple):
-    """What is done to each of N images, as Albumentations would draw it; pairs are x, y."""
+    """How each of N images is augmented, in Albumentations' terms; pairs are x, y."""
 
     flip: np.ndarray  # bool (N,)
     rotation: np.ndarray  # (N,) degrees; 0 without the affine part
@@ -110,30 +82,34 @@ class Draws(NamedTuple):
     hole: np.ndarray  # (N, 2) its upper left pixel; beyond the image without a hole
 
 
-def draw(rng: np.random.Generator, count: int, size: int) -> Draws:
+def draw(a: Augmentation, rng: np.random.Generator, count: int, size: int) -> Draws:
     """Draws the augmentation of `count` images of `size` x `size` pixels."""
-    a = AUGMENTATION
-    moved = rng.random(count) < a["affine_p"]
-    pierced = rng.random(count) < a["hole_p"]
-    limit = a["shift_limit"] * size
+    is_moved = rng.random(count) < a.affine_p
+    has_hole = rng.random(count) < a.hole_p
+    limit = a.shift_limit * size
     shift = np.trunc(rng.uniform(-limit, limit, (count, 2)))  # Albumentations truncates as well
     return Draws(
-        flip=rng.random(count) < a["flip_p"],
-        rotation=moved * rng.uniform(-a["rotate_limit"], a["rotate_limit"], count),
-        scale=1 + moved[:, None] * rng.uniform(-a["scale_limit"], a["scale_limit"], (count, 2)),
-        shift=moved[:, None] * shift,
-        hole=np.where(
-            pierced[:, None], rng.integers(0, size - a["hole_size"] + 1, (count, 2)), size
-        ),
+        flip=rng.random(count) < a.flip_p,
+        rotation=is_moved * rng.uniform(-a.rotate_limit, a.rotate_limit, count),
+        scale=1 + is_moved[:, None] * rng.uniform(-a.scale_limit, a.scale_limit, (count, 2)),
+        shift=is_moved[:, None] * shift,
+        hole=np.where(has_hole[:, None], rng.integers(0, size - a.hole_size + 1, (count, 2)), size),
     )
 
 
-def sampling_matrices(draws: Draws, size: int) -> np.ndarray:
-    """Where each pixel of the result comes from: float32 (N, 2, 3).
+def draw_epoch(recipe: Recipe, epoch: int, count: int, size: int) -> tuple[np.ndarray, Draws]:
+    """The order of the images in an epoch, int64 (count,), and their augmentation in that order."""
+    rng = _epoch_rng(recipe.seed, epoch)
+    order = rng.permutation(count)
+    return order, draw(recipe.augmentation, rng, count, size)
 
-    Albumentations flips, scales, rotates (counterclockwise on the screen) and shifts, about the
-    image's centre; this is the inverse, in coordinates that are -1 and 1 at the centres of the
-    outermost pixels.
+
+def sampling_matrices(draws: Draws, size: int) -> np.ndarray:
+    """The affine maps from a pixel of the result to its source: float32 (N, 2, 3).
+
+    Albumentations flips, scales, rotates (counterclockwise) and shifts, about the image's centre;
+    these are the inverse maps, in coordinates that are -1 and 1 at the centres of the outermost
+    pixels.
     """
     angle = np.deg2rad(draws.rotation)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -144,26 +120,27 @@ def sampling_matrices(draws: Draws, size: int) -> np.ndarray:
     return np.concatenate([linear, offset], -1).astype(np.float32)
 
 
-def apply(images: Tensor, matrices: Tensor, holes: Tensor, fill: Tensor) -> Tensor:
-    """Augments a batch, on the device that all of the arguments are on.
+def apply(images: Tensor, matrices: Tensor, holes: Tensor, hole_size: int, fill: Tensor) -> Tensor:
+    """Augments a batch, on the device of its tensors.
 
     Args:
         images: uint8 (B, C, S, S).
         matrices: float32 (B, 2, 3), from `sampling_matrices`.
         holes: (B, 2), `Draws.hole`.
+        hole_size: side of a hole in pixels.
         fill: (C,), the value of a hole, 0 to 255.
 
     Returns:
         uint8 (B, C, S, S) in channels-last.
     """
-    # grid_sample takes twice the time on the CPU for channels-last
+    # on the CPU, grid_sample takes twice the time for channels-last
     floats = images.to(torch.float32, memory_format=torch.contiguous_format)
     grid = sampling_grid(matrices, images.shape[-1])
     moved = F.grid_sample(floats, grid, padding_mode=TORCH_BORDER, align_corners=True)
     pixels = torch.arange(images.shape[-1], device=images.device)
-    inside = (pixels >= holes[..., None]) & (pixels < holes[..., None] + AUGMENTATION["hole_size"])
-    pierced = inside[:, 0, None, None, :] & inside[:, 1, None, :, None]
-    result = torch.where(pierced, fill.float().view(-1, 1, 1), moved.round())
+    inside = (pixels >= holes[..., None]) & (pixels < holes[..., None] + hole_size)
+    in_hole = inside[:, 0, None, None, :] & inside[:, 1, None, :, None]
+    result = torch.where(in_hole, fill.float().view(-1, 1, 1), moved.round())
     return result.to(torch.uint8, memory_format=torch.channels_last)
 
 
@@ -171,6 +148,6 @@ def sampling_grid(matrices: Tensor, size: int) -> Tensor:
     """`F.affine_grid` with aligned corners, (B, S, S, 2), in a twentieth of its time on a CPU."""
     line = torch.linspace(-1, 1, size, device=matrices.device)
     y, x = torch.meshgrid(line, line, indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3)
-    sources = places @ matrices.view(-1, 3).T  # one product for the batch, not one an image
+    positions = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3)
+    sources = positions @ matrices.view(-1, 3).T  # one product for the batch, not one per image
     return sources.view(size, size, -1, 2).permute(2, 0, 1, 3)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cli import UserError
+from console.errors import UserError
 
 import pooch
 import requests

@@ -1,4 +1,4 @@
-"""Image files as the network sees them."""
+"""Image files of any format, as 32x32 RGB arrays."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from model import IMAGE_SIZE
+from recipe import IMAGE_SIZE
 
 
 def read_image(file: Path | BinaryIO) -> np.ndarray:
-    """The image in `file`, upright, of an animation the first: uint8 (32, 32, 3) RGB.
+    """Reads an image, or the first frame of an animation, turned upright: uint8 (32, 32, 3) RGB.
 
     Raises:
-        ValueError: it is no image that Pillow can read, or one above Pillow's limit of pixels.
+        ValueError: Pillow cannot read it, or it has more pixels than Pillow allows.
     """
     try:
         with warnings.catch_warnings():
@@ -33,7 +33,7 @@ def read_image(file: Path | BinaryIO) -> np.ndarray:
 
 
 def to_network_size(image: Image.Image) -> np.ndarray:
-    """Any Pillow image -> uint8 (32, 32, 3) RGB, resized without regard to its proportions."""
+    """Any Pillow image -> uint8 (32, 32, 3) RGB, squashed if it is not square."""
     if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):

@@ -1,4 +1,7 @@
-"""Every picture: curves, confusion matrix, grids of samples, tiles."""
+"""Pictures of runs: curves, confusion matrix, grids of images, tiles.
+
+The functions write PNG files; those whose picture TensorBoard shows too return the figure.
+"""
 
 from __future__ import annotations
 
@@ -11,51 +14,53 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-import artifacts
-from storage import replacing
+from records import names
+from records.files import replacing
+from records.run import evaluated_on
 
 DPI = 100
 ZOOM = 4  # of a 32x32 image in a grid
 TILE_ZOOM = 6
-GRID_IMAGES = 32  # in a grid of samples
+GRID_IMAGES = 32  # in a grid of images
+GRID_COLUMNS = 8
 TRAIN_COLOR, EVALUATED_COLOR = "tab:gray", "tab:blue"
 RIGHT_COLOR, WRONG_COLOR = "black", "tab:red"
 ANNOTATED_CLASSES = 15  # with more, the numbers in a confusion matrix no longer fit
+TITLE = "Title"  # the PNG text that has a tile's caption
 
 
 def draw_curves(log: pd.DataFrame, out: Path) -> None:
-    """Accuracy and loss against the epoch, from the rows of train_log.csv."""
-    evaluated = artifacts.evaluated(log)
-    for path, column, label in (
-        (artifacts.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
-        (artifacts.LOSS_CURVES, "loss", "cross-entropy"),
+    """Accuracy and loss by epoch, from the rows of train_log.csv."""
+    evaluated = evaluated_on(log)
+    for path, column, ylabel in (
+        (names.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
+        (names.LOSS_CURVES, "loss", "cross-entropy"),
     ):
         figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
-        axes = figure.add_subplot(xlabel="epoch", ylabel=label)
-        train, other = log[f"train_{column}"], log[f"{evaluated}_{column}"]
-        axes.plot(log.epoch, train, color=TRAIN_COLOR, marker=".", label="train (augmented)")
-        axes.plot(
-            log.epoch,
-            other,
-            color=EVALUATED_COLOR,
-            marker=".",
-            label=artifacts.EVALUATED[evaluated],
-        )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        axes.legend()
-        _save(figure, out / path)
+        axes = figure.add_subplot(xlabel="epoch", ylabel=ylabel)
+        style = {"marker": ".", "color": TRAIN_COLOR}
+        axes.plot(log.epoch, log[f"train_{column}"], label="train (augmented)", **style)
+        style["color"] = EVALUATED_COLOR
+        label = names.EVALUATED[evaluated]
+        axes.plot(log.epoch, log[f"{evaluated}_{column}"], label=label, **style)
+        _save_curves(figure, out / path)
 
 
 def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
-    """The accuracy of several runs, by their names, on what each was evaluated on."""
+    """The accuracy of several runs by epoch, each on the images that it was evaluated on."""
     figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", ylabel="top-1 accuracy (%)")
     for name, log in logs.items():
-        evaluated = artifacts.evaluated(log)
-        label = f"{name} ({artifacts.EVALUATED[evaluated]})".replace("$", r"\$")
+        evaluated = evaluated_on(log)
+        label = f"{name} ({names.EVALUATED[evaluated]})".replace("$", r"\$")
         axes.plot(log.epoch, log[f"{evaluated}_acc"], marker=".", label=label)
+    _save_curves(figure, path)
+
+
+def _save_curves(figure: Figure, path: Path) -> None:
+    (axes,) = figure.axes
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -75,22 +80,21 @@ def draw_range_test(
     _save(figure, path)
 
 
-def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
+def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> Figure:
     """The confusion matrix `counts` (rows true, columns predicted), in percent of each row."""
     percent = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    few = len(classes) <= ANNOTATED_CLASSES
     figure = Figure(figsize=(7, 6), dpi=DPI, layout="constrained")
     axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=title)
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="% of the true class")
-    if few:
-        names = [_short(name) for name in classes]
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
-        axes.set_yticks(range(len(names)), names, parse_math=False)
+    if len(classes) <= ANNOTATED_CLASSES:
+        labels = [_shortened(name) for name in classes]
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(len(labels)), labels, parse_math=False)
         for (row, column), value in np.ndenumerate(percent):
             color = "white" if value > 50 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color, size=8)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def draw_grid(
@@ -100,8 +104,8 @@ def draw_grid(
     caption: str,
     path: Path,
     colors: Sequence[str] | None = None,
-) -> None:
-    """Images uint8 (N, 32, 32, 3) row by row, each under its title, every pixel a crisp square."""
+) -> Figure:
+    """Images uint8 (N, 32, 32, 3) in rows, each with its title, every pixel a crisp square."""
     side, gap, title_height, caption_height = images.shape[1] * ZOOM, 12, 20, 34
     rows = -(-len(images) // columns)
     width = columns * (side + gap) + gap
@@ -116,41 +120,51 @@ def draw_grid(
         axes.imshow(image, interpolation="nearest")
         axes.set_axis_off()
         color = colors[index] if colors else RIGHT_COLOR
-        axes.set_title(_short(title), size=8, pad=3, color=color, parse_math=False)
-    _save(figure, path)
+        axes.set_title(_shortened(title), size=8, pad=3, color=color, parse_math=False)
+    return _save(figure, path)
 
 
 def draw_predictions(
     images: np.ndarray, true: Sequence[str], predicted: Sequence[str], caption: str, path: Path
-) -> None:
-    """A grid of images under their class, in red with the wrong prediction where it is."""
+) -> Figure:
+    """A grid of images with their class, in red with the predicted class where that is wrong."""
     pairs = list(zip(true, predicted, strict=True))
-    titles = [t if t == p else f"{t}, not {p}" for t, p in pairs]
+    titles = [t if t == p else f"{p}, label {t}" for t, p in pairs]
     colors = [RIGHT_COLOR if t == p else WRONG_COLOR for t, p in pairs]
-    draw_grid(images, titles, 8, caption, path, colors)
+    return draw_grid(images, titles, GRID_COLUMNS, caption, path, colors)
 
 
-def write_tiles(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
-    """One PNG an image, enlarged nearest-neighbour, named by `artifacts.tile_name`.
+def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> None:
+    """Writes one enlarged PNG file per image, named by `names.tile_name`, with its caption inside.
 
     Tiles that an earlier call left in `folder` are removed.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("img_[0-9]*_*.png"):
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
-    for index, (image, name) in enumerate(zip(images, names, strict=True)):
-        with replacing(folder / artifacts.tile_name(index, name)) as path:
-            Image.fromarray(image).resize(size, Image.Resampling.NEAREST).save(path)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        text = PngInfo()
+        text.add_itxt(TITLE, caption)
+        with replacing(folder / names.tile_name(index, caption)) as path:
+            tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
+            tile.save(path, pnginfo=text)
 
 
-def _short(name: str) -> str:
+def tile_caption(path: Path) -> str:
+    """The caption of a tile that `write_tiles` wrote; "" if the file has none."""
+    with Image.open(path) as image:
+        return str(image.info.get(TITLE, ""))
+
+
+def _shortened(name: str) -> str:
     return name if len(name) <= 26 else f"{name[:23]}..."
 
 
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
+def _save(figure: Figure, path: Path) -> Figure:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside, warnings.catch_warnings():
-        # a class may be named in letters that matplotlib's font lacks: they are drawn as boxes
+        # letters of a class name that matplotlib's font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(beside)
+    return figure

@@ -1,53 +1,89 @@
-"""What a finished run is like: its confusion matrix, its figures per class, its pictures."""
+"""Tables and pictures of a run that has just finished."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+from torch import Tensor
 
-import artifacts
-import plots
-from data import DeviceBatches, HostBatches
-from trainer import Trainer
+from records import names
+from records.checkpoints import Checkpoint, load_weights
+from records.run import LogRow, write_class_report, write_confusion
+from records.tables import as_table
+from report import pictures
+from training.trainer import Trainer
 
 
-def draw_results(out: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
-    """The confusion matrix of best.pt and every picture of the run."""
+def draw_results(
+    out: Path,
+    trainer: Trainer,
+    best: Checkpoint,
+    log: Sequence[LogRow],
+    first_batch: tuple[Tensor, Tensor],
+) -> dict[str, Figure]:
+    """Writes the confusion matrix, the class report and all pictures of a run.
+
+    Args:
+        best: the network to evaluate; its weights replace those of `trainer.network`.
+        first_batch: augmented training images uint8 (B, 3, 32, 32) and labels int64 (B,).
+
+    Returns:
+        The pictures that TensorBoard shows too, by name.
+    """
     data = trainer.data
-    best = artifacts.load_checkpoint(out / artifacts.BEST)
-    artifacts.load_weights(trainer.model, best, out / artifacts.BEST)
+    load_weights(trainer.network, best, out / names.BEST)
     probabilities = trainer.predict()
     predictions = probabilities.argmax(1)
     accuracy = 100 * np.mean(predictions == data.test_labels)
-    counts = np.zeros((len(data.classes), len(data.classes)), dtype=np.int64)
-    np.add.at(counts, (data.test_labels, predictions), 1)
-    artifacts.write_confusion(out, counts, data.classes)
-    artifacts.write_class_report(out, data.test_labels, predictions, data.classes)
-    kind = artifacts.EVALUATED[data.evaluated]
-    title = f"{kind} accuracy {accuracy:.2f} %, epoch {best.epoch}"
-    plots.draw_confusion(counts, data.classes, title, out / artifacts.CONFUSION_PLOT)
-    plots.draw_curves(artifacts.read_log(out), out)
+    counts = confusion_matrix(data.test_labels, predictions, labels=range(len(data.classes)))
+    write_confusion(out, counts, data.classes)
+    write_class_report(out, data.test_labels, predictions, data.classes)
+    title = f"{names.EVALUATED[data.evaluated]} accuracy {accuracy:.2f} %, epoch {best.epoch}"
+    confusion = out / names.CONFUSION_PLOT
+    pictures.draw_curves(as_table(log), out)
+    return {
+        "cm": pictures.draw_confusion(counts, data.classes, title, confusion),
+        "misclassified_grid": _draw_predictions(out, trainer, probabilities),
+        "augmented_samples_grid": _draw_augmented(out, data.classes, first_batch),
+    }
 
-    names = np.array(data.classes)
-    shown = np.random.default_rng(0).permutation(len(data.test_labels))[: plots.GRID_IMAGES]
-    images, true = data.test_images[shown], names[data.test_labels[shown]]
-    caption = f"{kind.capitalize()} images and their class; in red what they were taken for wrongly"
-    predicted = names[predictions[shown]]
-    plots.draw_predictions(images, true, predicted, caption, out / artifacts.TEST_GRID)
-    surest_first = np.argsort(-probabilities.max(1), kind="stable")
-    wrong = surest_first[(predictions != data.test_labels)[surest_first]]
-    shown = wrong[: plots.GRID_IMAGES]
-    caption = f"The surest of {len(wrong):,} mistakes on {len(predictions):,} {kind} images"
-    mistaken, predicted = names[data.test_labels[shown]], names[predictions[shown]]
-    grid = out / artifacts.MISTAKES_GRID
-    plots.draw_predictions(data.test_images[shown], mistaken, predicted, caption, grid)
-    n = artifacts.TILES
-    plots.write_tiles(images[:n], true[:n], out / artifacts.TEST_TILES)
 
-    batch, labels = next(batches.epoch(1))
-    images = batch[: plots.GRID_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
-    shown_as = names[labels[: plots.GRID_IMAGES].cpu().numpy()]
+def _draw_predictions(out: Path, trainer: Trainer, probabilities: np.ndarray) -> Figure:
+    """Random images and the most confident mistakes, with their predictions; returns the latter."""
+    data = trainer.data
+    kind = names.EVALUATED[data.evaluated]
+    class_names = np.array(data.classes)
+    true, predicted = class_names[data.test_labels], class_names[probabilities.argmax(1)]
+
+    shown = np.random.default_rng(0).permutation(len(true))[: pictures.GRID_IMAGES]
+    caption = f"{kind.capitalize()} images and their class; wrong predictions in red"
+    grid = out / names.TEST_GRID
+    pictures.draw_predictions(data.test_images[shown], true[shown], predicted[shown], caption, grid)
+    tiles = shown[: names.TILES]
+    pictures.write_tiles(data.test_images[tiles], true[tiles], out / names.TEST_TILES)
+
+    most_confident = np.argsort(-probabilities.max(1), kind="stable")
+    mistakes = most_confident[(true != predicted)[most_confident]]
+    caption = f"The most confident of {len(mistakes):,} mistakes on {len(true):,} {kind} images"
+    shown = mistakes[: pictures.GRID_IMAGES]
+    grid = out / names.MISTAKES_GRID
+    images = data.test_images[shown]
+    return pictures.draw_predictions(images, true[shown], predicted[shown], caption, grid)
+
+
+def _draw_augmented(
+    out: Path, classes: Sequence[str], first_batch: tuple[Tensor, Tensor]
+) -> Figure:
+    images, labels = (part[: pictures.GRID_IMAGES].cpu() for part in first_batch)
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    captions = [classes[label] for label in labels]
+    pictures.write_tiles(
+        pixels[: names.TILES], captions[: names.TILES], out / names.AUGMENTED_TILES
+    )
     caption = "The first training images of epoch 1, augmented, as the network saw them"
-    plots.draw_grid(images, shown_as, 8, caption, out / artifacts.AUGMENTED_GRID)
-    plots.write_tiles(images[:n], shown_as[:n], out / artifacts.AUGMENTED_TILES)
+    grid = out / names.AUGMENTED_GRID
+    return pictures.draw_grid(pixels, captions, pictures.GRID_COLUMNS, caption, grid)

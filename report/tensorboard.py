@@ -1,25 +1,26 @@
-"""A run as TensorBoard shows it; only with --tensorboard, whose package is not required."""
+"""The log and the pictures of a run for TensorBoard, with --tensorboard only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
 
-import artifacts
-from artifacts import LogRow
+from records import names
+from records.run import LogRow
 
 
 class Board:
-    """Writes the log's figures, epoch by epoch, and the run's pictures at its end."""
+    """Writes the figures of each epoch, and the run's pictures at its end.
 
-    def __init__(self, out: Path, log: list[LogRow]):
-        from torch.utils.tensorboard import SummaryWriter
+    Args:
+        out: the folder of the run.
+        epochs: the number of epochs before a resume; what was written for later ones is replaced.
+    """
 
-        self.out = out
-        folder = out / artifacts.TENSORBOARD
-        self.writer = SummaryWriter(str(folder), purge_step=len(log) + 1)
+    def __init__(self, out: Path, epochs: int):
+        self.writer = SummaryWriter(str(out / names.TENSORBOARD), purge_step=epochs + 1)
 
     def add_epoch(self, row: LogRow) -> None:
         for name, value in vars(row).items():
@@ -28,9 +29,7 @@ class Board:
                 self.writer.add_scalar(f"{figure}/{kind}" if kind else name, value, row.epoch)
         self.writer.flush()
 
-    def add_pictures(self, epoch: int) -> None:
-        for name in (artifacts.AUGMENTED_GRID, artifacts.CONFUSION_PLOT, artifacts.MISTAKES_GRID):
-            with Image.open(self.out / name) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            self.writer.add_image(name.stem, pixels, epoch, dataformats="HWC")
+    def add_figures(self, figures: dict[str, Figure], epoch: int) -> None:
+        for name, figure in figures.items():
+            self.writer.add_figure(name, figure, epoch)
         self.writer.close()

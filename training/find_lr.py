@@ -1,7 +1,7 @@
-"""Which learning rate: the loss while the rate rises from step to step, until it no longer falls.
+"""The learning-rate finder: the loss while the learning rate rises exponentially.
 
-The range test of Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017; the
-smoothing is an exponential moving average without the bias of its start.
+The range test of Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017. The
+loss is smoothed by an exponential moving average with bias correction.
 """
 
 from __future__ import annotations
@@ -9,48 +9,51 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import count, islice, pairwise
-from pathlib import Path
+from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
-import plots
 from data import DeviceBatches, HostBatches
-from trainer import Trainer
+from recipe import Recipe
+from training.trainer import Trainer
 
 LOWEST, HIGHEST = 1e-7, 1e-1  # --lr, per image of a batch
 STEPS = 200
+GROWTH = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
 SMOOTHING = 0.95
-BEYOND_HOPE = 1.5  # times the lowest loss so far
+STOP_ABOVE = 1.5  # times the lowest loss so far
 
 
-def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches, path: Path) -> float:
-    """Draws the loss against --lr at `path`; returns the rate at which it fell fastest.
+class RangeTest(NamedTuple):
+    """The result of `find_lr`."""
 
-    The network is spoilt by it.
-    """
-    growth = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
-    trainer.schedules = [
-        LambdaLR(optimizer, lambda step: growth**step * LOWEST / trainer.recipe.lr)
-        for optimizer in trainer.optimizers
-    ]
+    rates: list[float]  # values of --lr
+    losses: list[float]  # smoothed cross-entropy at each
+    steepest: float  # the rate at which the loss fell fastest
+
+
+def rising_schedule(step: int, _steps: int, recipe: Recipe) -> float:
+    """From LOWEST to HIGHEST in STEPS steps, as a share of the recipe's learning rate."""
+    return GROWTH**step * LOWEST / recipe.lr
+
+
+def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest:
+    """Trains with `rising_schedule`, which `trainer` must have been made with."""
     rates, losses, average = [], [], 0.0
-    trainer.model.train()
-    for step, (images, labels) in enumerate(islice(endless(batches), STEPS)):
-        loss = F.cross_entropy(trainer.step(images, labels), labels).item()
+    trainer.network.train()
+    for step, (images, labels) in enumerate(islice(_endless(batches), STEPS)):
+        loss = trainer.train_step(images, labels).item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smooth = average / (1 - SMOOTHING ** (step + 1))
-        if not math.isfinite(loss) or (losses and smooth > BEYOND_HOPE * min(losses)):
+        if not math.isfinite(loss) or (losses and smooth > STOP_ABOVE * min(losses)):
             break
-        rates.append(LOWEST * growth**step)
+        rates.append(LOWEST * GROWTH**step)
         losses.append(smooth)
     falls = [before - after for before, after in pairwise(losses)]
     steepest = rates[falls.index(max(falls))] if falls else LOWEST
-    plots.draw_range_test(rates, losses, steepest, path)
-    return steepest
+    return RangeTest(rates, losses, steepest)
 
 
-def endless(batches: HostBatches | DeviceBatches) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(batches: HostBatches | DeviceBatches) -> Iterator[tuple[Tensor, Tensor]]:
     for epoch in count(1):
         yield from batches.epoch(epoch)

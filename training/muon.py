@@ -1,8 +1,8 @@
 """Muon: steps along the nearest orthogonal matrix to a filter bank's momentum.
 
-After Keller Jordan's Muon (https://kellerjordan.github.io/posts/muon/). `torch.optim.Muon` is the
-same for matrices alone, and rounds them to bfloat16, which a CPU without such arithmetic emulates:
-for this network 76 ms a step, more than the rest of the step takes, against 5 ms of float32 here.
+After Keller Jordan's Muon (https://kellerjordan.github.io/posts/muon/). `torch.optim.Muon` takes
+matrices only, and rounds them to bfloat16, which a CPU without bfloat16 arithmetic emulates: for
+this network 76 ms per step, more than the rest of the step, against 5 ms with float32 here.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the Newton-Schulz iteration, Jordan's
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the Newton-Schulz iteration, from Jordan's Muon
 ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights (out, in, h, w), each a matrix of one row a filter; Nesterov momentum.
+    """For weights (out, in, h, w), each taken as a matrix with a row per filter.
 
-    Weights shrink by lr * weight_decay a step, apart from their gradient (decoupled).
+    The momentum is Nesterov's. Weight decay is decoupled from the gradient: a step shrinks weights
+    by lr * weight_decay.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest (semi-)orthogonal matrix: singular values between 0.7 and 1.2."""
+    """Nearly the nearest (semi-)orthogonal matrix: its singular values are from 0.7 to 1.2."""
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix

@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node=4 train.py --augment device
 
-starts them and tells each its rank. A process that torchrun did not start is rank 0 of 1, and
-nothing here makes a difference to it. torch is imported late: scripts check their flags before.
+starts them and gives each its rank. A process that torchrun did not start has rank 0 of a world
+of size 1; for it, the functions here change nothing.
 """
 
 from __future__ import annotations
@@ -13,136 +13,126 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from cli import UserError
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+from console.errors import UserError
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Which of how many processes this one is; `local` counts those of its own machine."""
+class World:
+    """This process's rank and the world size; `local_` counts the processes of this machine."""
 
     rank: int = 0
-    count: int = 1
-    local: int = 0
-    local_count: int = 1
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Which of `count` things in a row are this process's: shares differ by one at most."""
-        start, end = (count * rank // self.count for rank in (self.rank, self.rank + 1))
+        """Which of `count` items are this process's; shares differ in size by one at most."""
+        start, end = (count * rank // self.size for rank in (self.rank, self.rank + 1))
         return slice(start, end)
 
     def add_up(self, *sums: Tensor) -> None:
-        """Makes each of `sums` the sum over all processes."""
-        if self.count > 1:
-            import torch.distributed as dist
-
+        """Replaces each of `sums` by the sum over all processes."""
+        if self.size > 1:
             for each in sums:
                 dist.all_reduce(each)
 
     def from_first(self, make: Callable[[], Result]) -> Result:
-        """What `make` returns in the first process, in all of them."""
-        if self.count == 1:
+        """Calls `make` in the first process and returns its result in all of them."""
+        if self.size == 1:
             return make()
-        import torch.distributed as dist
-
         made = [make() if self.is_first else None]
         dist.broadcast_object_list(made)
         return made[0]
 
     def in_turns(self, make: Callable[[], Result]) -> Result:
-        """Has the machine's first process call `make` before its others do: it may download."""
-        if self.count == 1:
-            return make()
-        import torch.distributed as dist
+        """Calls `make` in the first process of each machine, then in the others.
 
-        if self.local == 0:
+        It may download a file, which the others then find.
+        """
+        if self.size == 1:
+            return make()
+        if self.local_rank == 0:
             result = make()
         dist.barrier()
-        return result if self.local == 0 else make()
+        return result if self.local_rank == 0 else make()
 
-    def average_gradients(self, model: nn.Module) -> nn.Module:
-        """`model` with gradients that are the mean over the processes."""
-        from torch.nn.parallel import DistributedDataParallel
+    def average_gradients(self, network: nn.Module) -> nn.Module:
+        """`network` with gradients that are averaged over the processes."""
+        return DistributedDataParallel(network) if self.size > 1 else network
 
-        return DistributedDataParallel(model) if self.count > 1 else model
-
-    def command(self, script: str) -> str:
-        """How a person starts these processes, `script` being the name and its flags."""
-        if self.count == 1:
-            return f"python {script}"
-        machines, nodes = self.count // self.local_count, ""
+    def command(self, command: str) -> str:
+        """How to start these processes, for `command`, which begins with "python"."""
+        if self.size == 1:
+            return command
+        machines, nodes = self.size // self.local_size, ""
         if machines > 1:
             first = os.environ.get("MASTER_ADDR", "HOST")
             nodes = f" --nnodes={machines} --rdzv_backend=c10d --rdzv_endpoint={first}"
-        return f"torchrun{nodes} --nproc_per_node={self.local_count} {script}"
+        return f"torchrun{nodes} --nproc_per_node={self.local_size}{command.removeprefix('python')}"
 
 
-ALONE = Ranks()
+ALONE = World()
 
 
-def this_process() -> Ranks:
-    """What torchrun said to this process."""
-    names = {"rank": "RANK", "count": "WORLD_SIZE", "local": "LOCAL_RANK"}
-    names["local_count"] = "LOCAL_WORLD_SIZE"
-    said = {field: os.environ[name] for field, name in names.items() if name in os.environ}
-    if len(said) < len(names):
+def this_process() -> World:
+    """The rank and world size that torchrun gave to this process."""
+    variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if not all(name in os.environ for name in variables):
         return ALONE
-    return Ranks(**{field: int(text) for field, text in said.items()})
+    return World(*(int(os.environ[name]) for name in variables))
 
 
 @contextmanager
-def joined(ranks: Ranks, device: torch.device) -> Iterator[torch.device]:
-    """Joins the processes for as long as the context lasts; yields this one's own device.
+def joined(world: World, device: torch.device) -> Iterator[torch.device]:
+    """Joins the processes; yields this one's own device.
 
-    One of several processes ends with the context, with status 0 if all went well.
+    At the end of the context, one of several processes exits, with status 0 if all went well.
 
     Raises:
-        UserError: there are more processes than GPUs, or one of the processes is gone.
+        UserError: there are more processes than GPUs, or another process has ended.
     """
-    if ranks.count == 1:
+    if world.size == 1:
         yield device
         return
-    import torch
-    import torch.distributed as dist
-
     if device.type == "cuda":
-        if ranks.local_count > torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        if world.local_size > gpus:
             raise UserError(
-                f"{ranks.local_count} processes for {torch.cuda.device_count()} GPUs; give "
-                f"torchrun --nproc_per_node={torch.cuda.device_count()}, or train.py --device cpu"
+                f"{world.local_size} processes for {gpus} GPUs; use torchrun "
+                f"--nproc_per_node={gpus}, or train.py --device cpu"
             )
-        device = torch.device("cuda", ranks.local)
+        device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     except RuntimeError as error:
-        if is_loss_of_a_process(error):
-            raise UserError("another process of this run is gone") from error
+        if is_lost_process(error):
+            raise UserError("another process of this run has ended") from error
         raise
-    dist.barrier()  # nobody leaves before the first has drawn its pictures
+    dist.barrier()  # all wait until the first one has drawn the pictures
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
-    # gloo's threads now and then abort a process whose interpreter winds down under them
+    # without the interpreter's shutdown, during which gloo's threads can abort the process
     os._exit(0)
 
 
-def is_loss_of_a_process(error: RuntimeError) -> bool:
-    """Whether `error` is torch's for a process that no longer answers."""
-    import torch.distributed as dist
-
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether torch raised `error` because another process does not answer."""
     words = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe")
     return dist.is_initialized() and (
         isinstance(error, dist.DistError) or any(word in str(error) for word in words)

@@ -1,103 +1,145 @@
-"""A network in training: device, precision, optimizer and schedule, and one epoch at a time."""
+"""The training loop: one optimizer step, one epoch, evaluation, and the state for a resume."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
+import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from cli import UserError
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-import artifacts
-import constraints
-from artifacts import Checkpoint, LogRow, TrainingState
-from augment import AUGMENTATION
-from data import DeviceBatches, HostBatches, Normalise, as_tensor, batch_seed
-from distributed import ALONE, Ranks
-from model import Net
-from muon import Muon
+from console.errors import UserError
+from console.flags import as_flags
+from constraints.trace import trace
+from data import DeviceBatches, HostBatches, as_tensor
+from inputs.augment import batch_seed
+from inputs.image_data import ImageData
+from model import Normalise, count_parameters
 from recipe import Recipe
-from sources import ImageData
+from records.checkpoints import Checkpoint, TrainingState, load_weights
+from records.run import Config, LogRow, now
+from training.devices import device_description, training_precision
+from training.optimizers import linear_schedule, make_optimizers
+from training.processes import ALONE, World
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2000, "mps": 2000}  # images; on a CPU more is no faster
 
 
+def cross_entropy(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy with label smoothing of a batch, and its logits (B, classes)."""
+    logits = trainer.training_logits(images).float()
+    loss = F.cross_entropy(logits, labels, label_smoothing=trainer.recipe.label_smoothing)
+    return loss, logits
+
+
 class Trainer:
-    """A network in training: its optimizer and schedule, an epoch at a time.
+    """A network in training.
 
     Args:
-        model: on `device`, in channels-last.
-        data: where the test set and the pixels' mean and standard deviation come from.
-        steps: of the whole run; the learning rate's cycle is that long.
-        compiled: whether torch.compile makes the training step's network faster.
-        ranks: the processes that train together; each has a Trainer of its own.
+        network: on `device`, in channels-last, from `model.build_network`.
+        data: its training images give mean, standard deviation and number of steps; its test
+            images are evaluated.
+        compiled: whether to use torch.compile for training steps.
+        world: the processes that train together; each has a Trainer of its own.
+        loss: a function like `cross_entropy`.
+        optimizers: a function like `make_optimizers`; their learning rates are the peaks.
+        schedule: a function like `linear_schedule`.
     """
 
     def __init__(
         self,
-        model: Net,
-        device: torch.device,
+        network: nn.Module,
         data: ImageData,
         recipe: Recipe,
-        steps: int,
+        device: torch.device,
+        *,
         compiled: bool = False,
-        ranks: Ranks = ALONE,
+        world: World = ALONE,
+        loss: Callable = cross_entropy,
+        optimizers: Callable = make_optimizers,
+        schedule: Callable = linear_schedule,
     ):
-        self.model, self.device, self.data, self.recipe = model, device, data, recipe
-        self.steps, self.ranks = steps, ranks
-        self.optimizers = make_optimizers(model, recipe)
-        self.schedules = [make_schedule(optimizer, steps) for optimizer in self.optimizers]
+        self.network, self.data, self.recipe, self.device = network, data, recipe, device
+        self.world, self.loss, self.schedule = world, loss, schedule
+        self.steps_per_epoch = -(-len(data.train_labels) // recipe.batch_size)
+        self.steps_taken = 0
+        self.optimizers = optimizers(network, recipe)
+        for group in self._parameter_groups():
+            group["peak_lr"] = group["lr"]
         self.precision = training_precision(device)
-        # float16's gradients underflow unless they are scaled; for other types this does nothing
+        # float16 gradients underflow unless they are scaled; for other types this does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
 
         self.normalise = Normalise(data.mean, data.std).to(device)
-        share = ranks.share(len(data.test_labels))
+        share = world.share(len(data.test_labels))
         self.test_images = as_tensor(data.test_images[share]).to(device)
         self.test_labels = torch.from_numpy(data.test_labels[share]).to(device)
-        self.training_model = ranks.average_gradients(model)
-        self.logits = self._training_logits
-        if compiled:  # CUDA graphs know nothing of other processes
-            mode = "reduce-overhead" if device.type == "cuda" and ranks.count == 1 else None
-            self.logits = torch.compile(self._training_logits, mode=mode, dynamic=False)
+        training_network = world.average_gradients(network)
+        self.training_logits = lambda images: training_network(self.normalise(images))
+        if compiled:  # CUDA graphs cannot include the communication between processes
+            mode = "reduce-overhead" if device.type == "cuda" and world.size == 1 else None
+            self.training_logits = torch.compile(self.training_logits, mode=mode, dynamic=False)
+        self.settings = {
+            **as_flags(recipe),
+            "network": hashlib.sha256(f"{network} {trace(network)}".encode()).hexdigest()[:12],
+            "data set": data.fingerprint[:12],
+        }  # which a resumed run must share
 
-    def _training_logits(self, images: Tensor) -> Tensor:
-        return self.training_model(self.normalise(images))
+    def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Takes one optimizer step; returns the batch's logits (B, classes) from before it."""
+        for group in self._parameter_groups():
+            group["lr"] = group["peak_lr"] * self.learning_rate()
+        with torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        ):
+            loss, logits = self.loss(self, images, labels)
+        if self.world.size > 1:  # so that the mean over processes is the mean over the batch
+            loss = loss * (len(labels) * self.world.size / self._images_in_step())
+        self.network.zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self.steps_taken += 1
+        return logits.detach()
 
-    def _logits(self, images: Tensor) -> Tensor:
-        return self.model(self.normalise(images))
+    def learning_rate(self) -> float:
+        """The learning rate of the next step, as a share of its peak."""
+        return self.schedule(
+            self.steps_taken, self.recipe.epochs * self.steps_per_epoch, self.recipe
+        )
 
     def run_epoch(self, epoch: int, batches: HostBatches | DeviceBatches) -> LogRow:
-        """Trains on every training image once, then evaluates on the data's test images."""
-        # for a layer of the user's that draws, dropout say: a resumed run draws the same
+        """Trains on every training image once, then evaluates."""
+        # for layers that draw random numbers, dropout for example: a resumed run draws the same
         torch.manual_seed(batch_seed(self.recipe.seed, epoch, 0))
-        lr = self.schedules[0].get_last_lr()[0]
+        lr = self.recipe.lr * self.recipe.batch_size * self.learning_rate()
+        self.network.train()
+        sums = Sums(self.device)
         start = time.perf_counter()
         bar = tqdm(
-            batches.epoch(epoch),
+            batches.epoch(epoch, self.world.share),
             f"epoch {epoch}/{self.recipe.epochs}",
             total=len(batches),
-            disable=None if self.ranks.is_first else True,
+            disable=None if self.world.is_first else True,
             leave=False,
         )
-        train_loss, train_acc = self.train(bar)
+        for images, labels in bar:
+            sums.add(self.train_step(images, labels), labels)
+        train_loss, train_acc = sums.figures(self.world)
         trained = time.perf_counter()
         loss, accuracy = self.evaluate()
+        if not (math.isfinite(train_loss) and math.isfinite(loss)):
+            raise self._divergence(epoch)
         figures = {
             "train_loss": train_loss,
             "train_acc": train_acc,
@@ -107,223 +149,126 @@ class Trainer:
             "seconds": time.perf_counter() - start,
             "images_per_second": len(self.data.train_labels) / (trained - start),
         }
-        if not (math.isfinite(train_loss) and math.isfinite(loss)):
-            raise self.divergence(epoch)
-        rounded = {name: float(f"{value:.8g}") for name, value in figures.items()}
-        return LogRow(epoch=epoch, **rounded)
+        return LogRow(epoch=epoch, **{name: float(f"{x:.8g}") for name, x in figures.items()})
 
-    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-        """A step on each batch; mean cross-entropy and accuracy (%) on what it trained on."""
-        self.model.train()
-        tally = Tally(self.device)
-        try:
-            for images, labels in batches:
-                tally.add(self.step(images, labels), labels)
-        except TorchDynamoException as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--compile failed, run without it: {reason}") from error
-        return tally.figures(self.ranks)
-
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Takes one optimizer step; returns the batch's logits (B, classes) from before it."""
-        with torch.autocast(
-            self.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
-            logits = self.logits(images)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        if self.ranks.count > 1:  # the mean of the processes' gradients is then the batch's
-            loss = loss * (len(labels) * self.ranks.count / self.images_of_step())
-        self.descend(loss)
-        return logits.detach()
-
-    def images_of_step(self) -> int:
-        """How many images the next step's batch has, in all processes."""
-        images, size = len(self.data.train_labels), self.recipe.batch_size
-        number = self.schedules[0].last_epoch % -(-images // size)
-        return min(size, images - number * size)
-
-    def descend(self, loss: Tensor) -> None:
-        """One step down the loss's gradient, and one along the learning rate's schedule."""
-        self.model.zero_grad()
-        self.scaler.scale(loss).backward()
-        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
-            self.scaler.step(optimizer)
-            schedule.step()
-        self.scaler.update()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) for uint8 images (B, 3, 32, 32)."""
+        return self.network(self.normalise(images))
 
     @torch.inference_mode()
-    def evaluate(self) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy (%) on the test images, each process taking a share."""
-        self.model.eval()
-        tally = Tally(self.device)
-        batches = (
-            part.split(EVALUATION_BATCH[self.device.type])
-            for part in (self.test_images, self.test_labels)
-        )
-        for images, labels in zip(*batches, strict=True):
-            tally.add(self._logits(images), labels)
-        return tally.figures(self.ranks)
+    def evaluate(self, logits: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy (%) on the test images, of `self.logits` by default."""
+        self.network.eval()
+        sums = Sums(self.device)
+        size = EVALUATION_BATCH[self.device.type]
+        batches = zip(self.test_images.split(size), self.test_labels.split(size), strict=True)
+        for images, labels in batches:
+            sums.add((logits or self.logits)(images), labels)
+        return sums.figures(self.world)
 
     @torch.inference_mode()
     def predict(self) -> np.ndarray:
-        """Probabilities (N, classes) for each test image, by this process alone."""
-        self.model.eval()
+        """Probabilities (N, classes) for all test images, computed by this process alone."""
+        self.network.eval()
         batches = as_tensor(self.data.test_images).split(EVALUATION_BATCH[self.device.type])
-        parts = [self._logits(images.to(self.device)).softmax(1).cpu() for images in batches]
+        parts = [self.logits(images.to(self.device)).softmax(1).cpu() for images in batches]
         return torch.cat(parts).numpy()
 
-    def divergence(self, epoch: int) -> UserError:
-        kept = f"{artifacts.LAST} still holds epoch {epoch - 1}"
-        return UserError(
-            f"the loss became infinite or NaN in epoch {epoch}; "
-            f"{kept if epoch > 1 else 'no epoch was finished'}. Try a --lr below "
-            f"{self.recipe.lr:g} (the learning rate peaks at --lr times --batch-size)"
+    def config(self, command: str, flags: dict[str, Any]) -> Config:
+        """What is run, on what, as of now."""
+        data, processes = self.data, self.world.size
+        packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
+        versions = {name: importlib.metadata.version(name) for name in packages}
+        return Config(
+            command=self.world.command(command),
+            started=now(),
+            updated=now(),
+            flags={k: str(v) if isinstance(v, Path) else v for k, v in flags.items()},
+            augmentation=vars(self.recipe.augmentation),
+            dataset=data.name,
+            fingerprint=data.fingerprint,
+            train_images=len(data.train_labels),
+            test_images=len(data.test_labels),
+            evaluated=data.evaluated,
+            classes=list(data.classes),
+            mean=list(data.mean),
+            std=list(data.std),
+            parameters=count_parameters(self.network),
+            device=device_description(self.device) + f", {processes} processes" * (processes > 1),
+            versions={"python": platform.python_version(), **versions},
         )
 
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What has to be the same for a resumed run to be the run."""
-        flags = {f"--{k.replace('_', '-')}": value for k, value in asdict(self.recipe).items()}
-        network = f"{self.model} {constraints.trace(self.model)}"
-        return {
-            **flags,
-            "network": hashlib.sha256(network.encode()).hexdigest()[:12],
-            "data set": self.data.fingerprint[:12],
-            "augmentation": str(AUGMENTATION),
-        }
-
-    def checkpoint(self, row: LogRow, log: list[LogRow] | None = None) -> Checkpoint:
-        """The network after `row`'s epoch; with the `log` so far, all that a resume needs too."""
-        training = log and TrainingState(
-            self.settings,
-            [vars(earlier) for earlier in log],
-            [optimizer.state_dict() for optimizer in self.optimizers],
-            [schedule.state_dict() for schedule in self.schedules],
-            self.scaler.state_dict(),
-        )
+    def checkpoint(self, log: list[LogRow]) -> Checkpoint:
+        """The network and the state of training after the last epoch in `log`."""
+        weights = self.network.state_dict()
         return Checkpoint(
-            self.model.state_dict(),
-            self.recipe.width,
-            list(self.data.classes),
-            list(self.data.mean),
-            list(self.data.std),
-            row.epoch,
-            row.test_acc,
-            row.val_acc,
-            training,
+            network=self.network.name,
+            arguments=dict(self.network.arguments),
+            weights={name: tensor.cpu().clone() for name, tensor in weights.items()},
+            classes=list(self.data.classes),
+            mean=list(self.data.mean),
+            std=list(self.data.std),
+            epoch=log[-1].epoch,
+            test_acc=log[-1].test_acc,
+            val_acc=log[-1].val_acc,
+            training=TrainingState(
+                settings=self.settings,
+                log=[vars(row) for row in log],
+                step=self.steps_taken,
+                optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+                scaler=self.scaler.state_dict(),
+            ),
         )
 
-    def resume(self, path: Path) -> list[LogRow]:
-        """Takes up the state in `path`, if it is of the same run; returns its finished epochs."""
-        checkpoint = self.ranks.from_first(lambda: artifacts.load_checkpoint(path))
+    def resume(self, checkpoint: Checkpoint, path: Path) -> list[LogRow]:
+        """Restores training from `checkpoint`, read from `path`; returns its finished epochs."""
         state = checkpoint.training
         if not state:
-            raise UserError(f"{path} holds a network but no training to resume")
+            raise UserError(f"{path} has a network, but no state of training to resume")
+        differing = [
+            f"{name} (was {state.settings.get(name)}, now {value})"
+            for name, value in self.settings.items()
+            if state.settings.get(name) != value
+        ]
+        if differing:
+            raise UserError(
+                f"{path} is of another run; it differs in {', '.join(differing)}. Give the same "
+                "flags, or leave out --resume to start anew"
+            )
         try:
-            differing = [
-                f"{name} (was {state.settings.get(name)}, now {value})"
-                for name, value in self.settings.items()
-                if state.settings.get(name) != value
-            ]
-            if differing:
-                raise UserError(
-                    f"{path} is of another run; it differs in {', '.join(differing)}. Give the "
-                    "same flags, or leave out --resume to start anew"
-                )
-            artifacts.load_weights(self.model, checkpoint, path)
+            load_weights(self.network, checkpoint, path)
             for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
                 optimizer.load_state_dict(saved)
-            for schedule, saved in zip(self.schedules, state.schedules, strict=True):
-                schedule.load_state_dict(saved)
             if state.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state.scaler)
+            self.steps_taken = state.step
+            if state.step != checkpoint.epoch * self.steps_per_epoch:
+                raise ValueError("a step of another epoch than the network's")
             if len(state.log) != checkpoint.epoch:
                 raise ValueError("a log of other epochs than the network's")
             return [LogRow(**row) for row in state.log]
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
 
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
-def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the filters of dense and pointwise convolutions, SGD for all else, both with the
-    same peak of the learning rate and the same shrinking of weights.
+    def _images_in_step(self) -> int:
+        """The number of images in the next step's batch, in all processes."""
+        images, size = len(self.data.train_labels), self.recipe.batch_size
+        return min(size, images - self.steps_taken % self.steps_per_epoch * size)
 
-    A depthwise filter sees one channel alone: there is nothing for it to be orthogonal to.
-    """
-    filters = [
-        module.weight
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1
-    ]
-    rest = [p for p in model.parameters() if not any(p is weight for weight in filters)]
-    peak, decay, momentum = recipe.lr * recipe.batch_size, recipe.weight_decay, 0.9
-    optimizers = []
-    if filters:  # SGD's decay goes through its momentum, which amplifies it in the end so much
-        optimizers.append(Muon(filters, peak, decay / (1 - momentum)))
-    if rest:
-        sgd = torch.optim.SGD(
-            rest, peak, momentum=momentum, nesterov=True, weight_decay=decay, fused=True
+    def _divergence(self, epoch: int) -> UserError:
+        kept = f"last.pt still holds epoch {epoch - 1}"
+        return UserError(
+            f"the loss became infinite or NaN in epoch {epoch}; "
+            f"{kept if epoch > 1 else 'no epoch was finished'}. Try a --lr below "
+            f"{self.recipe.lr:g} (the learning rate peaks at --lr times --batch-size)"
         )
-        optimizers.append(sgd)
-    return optimizers
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
-    """The learning rate rises to its peak over a fifth of the steps, and falls to zero over the
-    rest, both in a line; no step has a rate of zero."""
-    rising = steps / 5
-    return LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / rising, (steps - step) / (steps - rising))
-    )
-
-
-def training_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA from Ampere on, float16 on older CUDA; elsewhere float32, which is faster
-    there for a network of this size."""
-    if device.type != "cuda":
-        return torch.float32
-    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if has_bfloat16 else torch.float16
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that --device names; "auto" is CUDA, else Apple's MPS, else the CPU."""
-    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    device = torch.device(name)
-    if (device.index or 0) >= available[device.type]:
-        here = ", ".join(kind for kind, count in available.items() if count)
-        raise UserError(f"--device {name} is not on this machine; there is {here}", status=2)
-    return device
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what activations free, for the next step to use; call it once data is loaded.
-
-    By default it gives blocks above 128 KiB back to the kernel at once, and having their pages
-    zeroed and mapped again takes a quarter of a training step on the CPU. Other C libraries have
-    no such setting, and nothing happens.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return f"Apple GPU ({platform.machine()})"
-    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-
-
-class Tally:
-    """Cross-entropy and hits over batches, summed where they are: nothing waits for the device
-    before the sums are asked for."""
+class Sums:
+    """Cross-entropy and hits, summed over batches on the device; only `figures` synchronises."""
 
     def __init__(self, device: torch.device):
         precise = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
@@ -332,14 +277,16 @@ class Tally:
         self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Logits (B, classes), labels int64 (B,). The loss is plain cross-entropy, comparable
-        whatever the label smoothing."""
+        """Adds a batch: logits (B, classes), labels int64 (B,).
+
+        The loss is cross-entropy without label smoothing, so that runs compare.
+        """
         self.loss += F.cross_entropy(logits, labels, reduction="sum")
         self.hits += (logits.argmax(1) == labels).sum()
         self.images += len(labels)
 
-    def figures(self, ranks: Ranks = ALONE) -> tuple[float, float]:
+    def figures(self, world: World = ALONE) -> tuple[float, float]:
         """Mean cross-entropy and accuracy in percent, over the batches of all processes."""
         images = torch.tensor(self.images, device=self.loss.device)
-        ranks.add_up(self.loss, self.hits, images)
+        world.add_up(self.loss, self.hits, images)
         return self.loss.item() / images.item(), 100 * self.hits.item() / images.item()

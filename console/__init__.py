@@ -1,0 +1,1 @@
+"""What scripts share on the command line: flags, one-line errors, signals."""

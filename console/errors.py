@@ -1,0 +1,133 @@
+"""One-line errors, exit statuses and signals, the same for every script.
+
+A user's mistake is one line on stderr that says what is wrong and what to do, without a
+traceback. Exit status: 2 for a bad flag, 1 for any other error, 130 for Ctrl-C, 143 for SIGTERM.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
+EXTRA_PACKAGES = {  # import name -> what to give to pip; the others are in requirements.txt
+    "onnx": "-r requirements-export.txt",
+    "onnxruntime": "-r requirements-export.txt",
+    "onnxscript": "-r requirements-export.txt",
+    "tensorboard": "tensorboard",
+}
+
+
+class UserError(Exception):
+    """A user's mistake or a fault of the machine; the message is the line to show."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message, status)  # both, so that it can be pickled between processes
+        self.message, self.status = message, status
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Stopped(KeyboardInterrupt):
+    """One of STOP_SIGNALS was received; `status` is the exit status for it."""
+
+    def __init__(self, status: int, advice: str = ""):
+        super().__init__()
+        self.status, self.advice = status, advice
+
+
+_delayed: list[int] | None = None  # signals received inside of `stop_delayed`; None outside of it
+
+
+@contextmanager
+def stop_delayed() -> Iterator[None]:
+    """Delays a signal that would end the script until the context ends."""
+    global _delayed
+    _delayed = []
+    try:
+        yield
+    finally:
+        received, _delayed = _delayed, None
+        for number in received[:1]:
+            _stop(number, None)
+
+
+def _stop(number: int, _frame) -> None:
+    if _delayed is not None:
+        _delayed.append(number)
+        return
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)  # a second signal ends the process at once
+    if hasattr(signal, "SIGCHLD"):  # or torch complains about workers that the signal ended too
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+    raise Stopped(128 + number)
+
+
+def is_printing_process() -> bool:
+    """Whether this process prints errors; of several started by torchrun, the first one does."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def is_writing_process() -> bool:
+    """Whether this process writes files; of several started by torchrun, rank 0 does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def program() -> list[str]:
+    """What follows `python` on the command line: ["train.py"] or ["-m", "experiments.bench"]."""
+    script = Path(sys.argv[0])
+    if (script.parent / "__init__.py").exists():  # started by `python -m`
+        return ["-m", f"{script.parent.name}.{script.stem}"]
+    return [sys.argv[0]]
+
+
+def command_line() -> str:
+    """The command that started this process, as it can be typed again."""
+    return shlex.join(["python", *program(), *sys.argv[1:]])
+
+
+def print_error(message: str) -> None:
+    if is_printing_process():
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls `main`; turns errors and signals that a user can cause into a line and a status."""
+    # `nohup` and a shell's `&` make a process ignore signals; these stay ignored
+    former = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+    handled = [each for each, handler in former.items() if handler != signal.SIG_IGN]
+    for each in handled:
+        signal.signal(each, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # for a console that lacks some letter
+    try:
+        main()
+    except UserError as error:
+        print_error(str(error))
+        sys.exit(error.status)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        wanted = EXTRA_PACKAGES.get(package, "-r requirements.txt")
+        print_error(f"{package} is not installed: pip install {wanted}")
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe, `head` for example, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a full disk, a deleted folder, a lack of permission
+        print_error(str(error))
+        sys.exit(1)
+    except Stopped as stop:
+        print_error(f"stopped; {stop.advice}" if stop.advice else "stopped")
+        sys.exit(stop.status)
+    finally:
+        for each in handled:
+            if signal.getsignal(each) is _stop:
+                signal.signal(each, former[each])

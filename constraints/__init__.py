@@ -1,0 +1,1 @@
+"""What a network is made of: the trace of a forward pass, receptive field, constraint checks."""

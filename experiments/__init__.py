@@ -1,0 +1,1 @@
+"""Measurements over many runs: python -m experiments.bench, .ablation, .record."""

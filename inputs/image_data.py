@@ -1,0 +1,94 @@
+"""A data set in memory, as every source returns it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import cv2
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from console.errors import UserError
+from recipe import IMAGE_SIZE
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set in memory: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,), class names.
+
+    `evaluated` says what the test images are: "test", the test set, or "val", images held out
+    from the training set.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+    evaluated: str = "test"
+
+    @cached_property
+    def _mean_std(self) -> np.ndarray:
+        """(2, 3): mean and standard deviation of the training pixels, 0..1, per channel."""
+        pixels = self.train_images.reshape(-1, IMAGE_SIZE, 3)
+        return np.stack([m.ravel() for m in cv2.meanStdDev(pixels)]) / 255
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return tuple(self._mean_std[0].tolist())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return tuple(self._mean_std[1].tolist())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every pixel, label and class name; equal only for equal data."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(repr(array.shape).encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+def limit_training_set(data: ImageData, count: int) -> ImageData:
+    """`data` with `count` of its training images at most: the same random ones for every seed."""
+    if count >= len(data.train_labels):
+        return data
+    kept = np.sort(np.random.default_rng(0).permutation(len(data.train_labels))[:count])
+    return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept])
+
+
+def hold_out(data: ImageData, count: int) -> ImageData:
+    """`data` with `count` of its training images, stratified by class, in place of the test set.
+
+    They are the same ones for every seed, so that runs compare.
+
+    Raises:
+        UserError: there are too few images for that.
+    """
+    try:
+        kept, held = train_test_split(
+            np.arange(len(data.train_labels)),
+            test_size=count,
+            stratify=data.train_labels,
+            random_state=0,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"--holdout {count} cannot be taken evenly from the {len(data.train_labels)} training "
+            f"images of {len(data.classes)} classes; both parts need an image of each class, and "
+            "each class needs two"
+        ) from error
+    kept.sort(), held.sort()
+    return replace(
+        data,
+        train_images=data.train_images[kept],
+        train_labels=data.train_labels[kept],
+        test_images=data.train_images[held],
+        test_labels=data.train_labels[held],
+        evaluated="val",
+    )

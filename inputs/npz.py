@@ -1,0 +1,115 @@
+"""Images and labels from an .npz file with the keys of MedMNIST."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from console.errors import UserError
+from inputs.image_data import ImageData
+from inputs.image_files import to_network_size
+from recipe import IMAGE_SIZE
+
+KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def load(dataset: str, _data_dir: Path) -> ImageData:
+    """Grey or RGB images of any size, one label each, two classes or more."""
+    path = Path(dataset)
+    arrays = _read_arrays(path)
+    classes = _class_names(arrays.pop("classes", np.array([], str)), path)
+    for split in ("train", "test"):
+        images, labels = f"{split}_images", f"{split}_labels"
+        arrays[images] = _network_images(arrays[images], f"--dataset {path}: {images}")
+        arrays[labels] = _class_numbers(arrays[labels], f"--dataset {path}: {labels}")
+        if len(arrays[images]) != len(arrays[labels]) or not len(arrays[images]):
+            raise UserError(
+                f"--dataset {path}: {len(arrays[images])} {images} for {len(arrays[labels])} "
+                f"{labels}; each image needs one label, and each split an image"
+            )
+    classes = classes or _numbered_classes(arrays["train_labels"], path)
+    if len(set(classes)) < max(2, len(classes)):
+        raise UserError(f"--dataset {path}: needs two classes or more, all of different names")
+    for key in ("train_labels", "test_labels"):
+        if arrays[key].max() >= len(classes):
+            raise UserError(
+                f"--dataset {path}: {key} out of range: {arrays[key].max()}, but there are "
+                f"{len(classes)} classes, numbered from 0"
+            )
+    return ImageData(path.stem, **arrays, classes=classes)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of KEYS and, if it is there, of "classes"."""
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--dataset {path}: not an .npz file, or a damaged one")
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            missing = [key for key in KEYS if key not in file]
+            arrays = {key: file[key] for key in (*KEYS, "classes") if key in file}
+    except Exception as error:  # a broken file can make numpy and zlib raise anything
+        pickled = "pickle" in str(error).lower()
+        reason = "holds pickled objects, which are not read" if pickled else f"unreadable: {error}"
+        raise UserError(f"--dataset {path}: {reason}") from error
+    if missing:
+        raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"--dataset {path}: {key} is not an array")
+    return arrays
+
+
+def _class_names(classes: np.ndarray, path: Path) -> tuple[str, ...]:
+    if classes.dtype.kind not in "USiu":
+        raise UserError(f"--dataset {path}: classes are {classes.dtype}; needs names")
+    if classes.dtype.kind == "S":
+        classes = np.char.decode(classes, "utf-8", "replace")
+    return tuple(classes.astype(str).ravel().tolist())
+
+
+def _network_images(images: np.ndarray, where: str) -> np.ndarray:
+    """uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3) -> uint8 (N, 32, 32, 3) RGB."""
+    if images.ndim == 5 or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise UserError(f"{where} of shape {images.shape}: 3D files are not supported, 2D only")
+    if images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        raise UserError(f"{where} of shape {images.shape}; needs (N, H, W) or (N, H, W, 3)")
+    if images.dtype != np.uint8:
+        raise UserError(f"{where} are {images.dtype}; needs uint8, 0 to 255")
+    if images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3):
+        return images
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    resized = np.empty((len(images), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    for index, image in enumerate(tqdm(images, "resizing images", disable=None, leave=False)):
+        resized[index] = to_network_size(Image.fromarray(image))
+    return resized
+
+
+def _class_numbers(labels: np.ndarray, where: str) -> np.ndarray:
+    """Integer labels (N,) or (N, 1), none negative -> int64 (N,)."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise UserError(f"{where} of shape {labels.shape}: multi-label files are not supported")
+    if labels.ndim not in (1, 2):
+        raise UserError(f"{where} of shape {labels.shape}; needs (N,) or (N, 1)")
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{where} are {labels.dtype}; needs whole numbers from 0")
+    labels = labels.reshape(len(labels)).astype(np.int64)
+    if labels.size and labels.min() < 0:
+        raise UserError(f"{where} out of range: {labels.min()}; needs whole numbers from 0")
+    return labels
+
+
+def _numbered_classes(train_labels: np.ndarray, path: Path) -> tuple[str, ...]:
+    """Names "0", "1" and so on, for labels that use each number up to their largest."""
+    present = np.unique(train_labels)
+    if len(present) <= present[-1]:
+        absent = np.setdiff1d(np.arange(len(present) + 1), present)[0]
+        raise UserError(
+            f"--dataset {path}: train_labels out of range: they go up to {present[-1]} but "
+            f"none is {absent}; number the classes from 0, or name them all in `classes`"
+        )
+    return tuple(map(str, present))

@@ -1,0 +1,63 @@
+"""Names of the files that a run or a measurement leaves in its folder.
+
+    train_log.csv           a row per finished epoch, the columns of `run.LogRow`
+    config.json             the fields of `run.Config`
+    last.pt                 a `checkpoints.Checkpoint` to resume from
+    best.pt                 a `checkpoints.Checkpoint` to use: the epoch with the best accuracy
+    confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
+    class_report.csv        of best.pt on the test set: a row per class, `run.ClassRow`
+    plots/                  pictures
+
+Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes.csv, ablation.csv
+and, written by hand, marks.csv.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+RESULTS = Path("results")  # the folder of the published run
+
+TRAIN_LOG = Path("train_log.csv")
+CONFIG = Path("config.json")
+LAST = Path("last.pt")
+BEST = Path("best.pt")
+CONFUSION_MATRIX = Path("confusion_matrix.csv")
+CLASS_REPORT = Path("class_report.csv")
+TENSORBOARD = Path("tensorboard")
+PLOTS = Path("plots")
+ACCURACY_CURVES = PLOTS / "acc_curves.png"
+LOSS_CURVES = PLOTS / "loss_curves.png"
+CONFUSION_PLOT = PLOTS / "cm.png"
+TEST_GRID = PLOTS / "test_samples_grid.png"
+MISTAKES_GRID = PLOTS / "misclassified_grid.png"
+AUGMENTED_GRID = PLOTS / "augmented_samples_grid.png"
+TEST_TILES = PLOTS / "test_samples"
+AUGMENTED_TILES = PLOTS / "augmented_samples"
+ARCHIVE = Path("archive")  # earlier runs
+
+RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX, CLASS_REPORT, TENSORBOARD)
+RUN_PICTURES = (
+    *(ACCURACY_CURVES, LOSS_CURVES, CONFUSION_PLOT),
+    *(TEST_GRID, MISTAKES_GRID, AUGMENTED_GRID, TEST_TILES, AUGMENTED_TILES),
+)
+TILES = 8  # in each of the two folders, or as many as there are images
+
+# pictures that are not part of a run
+RANGE_TEST = PLOTS / "find_lr.png"  # train.py --find-lr
+COMPARISON = PLOTS / "comparison.png"  # update_readme.py --compare
+AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py
+
+EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on, and its name
+
+BENCH = Path("bench.csv")
+RECIPES = Path("recipes.csv")
+ABLATION = Path("ablation.csv")
+MARKS = Path("marks.csv")
+
+
+def tile_name(index: int, class_name: str) -> str:
+    """ "img_00_cat.png"; safe as a file name and in a link, whatever the class is called."""
+    safe = re.sub(r"\W+", "-", class_name).strip("-")[:40]
+    return f"img_{index:02d}_{safe or 'class'}.png"

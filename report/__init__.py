@@ -1,0 +1,1 @@
+"""Pictures, tables and README blocks of finished runs."""

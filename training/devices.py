@@ -1,0 +1,53 @@
+"""The device to train on: its choice, its name, its precision, its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+import torch
+
+from console.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that --device names; "auto" is CUDA, else Apple's MPS, else the CPU."""
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    device = torch.device(name)
+    if (device.index or 0) >= available[device.type]:
+        present = ", ".join(kind for kind, count in available.items() if count)
+        raise UserError(f"--device {name} is not on this machine, which has {present}", status=2)
+    return device
+
+
+def device_description(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU ({platform.machine()})"
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def training_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA from Ampere on, float16 on older CUDA devices, float32 on others, where it
+    is faster for a network of this size."""
+    if device.type != "cuda":
+        return torch.float32
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory for the next training step; call it once data is loaded.
+
+    By default glibc returns freed blocks above 128 KiB to the kernel. To have their pages mapped
+    and zeroed again takes a quarter of a training step on the CPU. Other C libraries have no such
+    setting; with them, nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

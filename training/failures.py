@@ -1,0 +1,47 @@
+"""Known ways in which training ends early, turned into a line that says how to go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from console.errors import Stopped, UserError
+from training.processes import is_lost_process
+
+
+@contextmanager
+def explained_failures(advice: Callable[[], str]) -> Iterator[None]:
+    """Adds `advice()` to the message of a stop signal or of an error of a known kind.
+
+    Raises:
+        UserError: in place of torch's error, if a user can do something about that.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (reason := failure_reason(error)):
+            raise
+        raise UserError(f"{reason}; {advice()}") from error
+    except Stopped as stop:
+        stop.advice = advice()
+        raise
+
+
+def failure_reason(error: RuntimeError) -> str | None:
+    """What ended training; None if `error` is not of a known kind."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "memory ran out; use a smaller --batch-size or --width"
+    if isinstance(error, TorchDynamoException):
+        return f"--compile failed, run without it: {str(error).splitlines()[0]}"
+    if "DataLoader worker" in str(error):
+        reason = "an augmenting process was killed; if memory is short, use fewer --workers"
+    elif is_lost_process(error):
+        reason = "another process of this run has ended"
+    else:
+        return None
+    time.sleep(1)  # if a signal ended that process, this one receives it too, and reports it
+    return reason

@@ -1,0 +1,44 @@
+"""Optimizers and the schedule of the learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from recipe import Recipe
+from training.muon import Muon
+
+
+def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the filters of dense and pointwise convolutions, SGD for all other parameters.
+
+    Both have the same peak of the learning rate, and shrink weights equally fast. A depthwise
+    filter is not for Muon: it sees one channel only, so there is no matrix to orthogonalise.
+    """
+    filters = [
+        module.weight
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.groups == 1
+    ]
+    rest = [p for p in network.parameters() if not any(p is weight for weight in filters)]
+    peak, decay, momentum = recipe.lr * recipe.batch_size, recipe.weight_decay, recipe.momentum
+    optimizers = []
+    if filters:  # SGD's decay goes through its momentum, which amplifies it by 1 / (1 - momentum)
+        optimizers.append(Muon(filters, peak, decay / (1 - momentum), recipe.muon_momentum))
+    if rest:
+        optimizers.append(
+            torch.optim.SGD(
+                rest, peak, momentum=momentum, nesterov=momentum > 0, weight_decay=decay, fused=True
+            )
+        )
+    return optimizers
+
+
+def linear_schedule(step: int, steps: int, recipe: Recipe) -> float:
+    """The learning rate of a step, as a share of its peak.
+
+    It rises to 1 over the first `recipe.warmup` of all `steps` and falls towards 0 over the rest,
+    both linearly. No step has a rate of zero.
+    """
+    rising = steps * recipe.warmup
+    return min(1, (step + 1) / rising, (steps - step) / (steps - rising))
