@@ -19,27 +19,26 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from cli import Parser, add_data_flags, add_device_flag, number, run
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
 import artifacts
 import augment
 import evidence
+import numpy as np
 import sources
-from data import DeviceBatches, as_tensor, epoch_rng
+import torch
+import torch.nn.functional as F
+from cli import Parser, add_data_flags, add_device_flag, number, run
 from evidence import UNCHANGED, AblationRow
-from model import Net
 from muon import Muon
-from recipe import Recipe
 from sources import ImageData
 from storage import read_rows, write_table
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trainer import Trainer, describe, keep_freed_memory, make_schedule, pick_device
+
+from data import DeviceBatches, as_tensor, epoch_rng
+from model import Net
+from recipe import Recipe
 
 HOLDOUT = 5000
 

@@ -18,13 +18,13 @@ import statistics
 import sys
 from pathlib import Path
 
-from cli import Parser, UserError, add_batch_size_flag, add_data_flags, add_device_flags, run
-
 import artifacts
 import evidence
+from cli import Parser, UserError, add_batch_size_flag, add_data_flags, add_device_flags, run
 from evidence import BenchRow
-from recipe import Recipe
 from storage import write_table
+
+from recipe import Recipe
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,16 +59,16 @@ from functools import partial
 from itertools import count, islice, repeat
 
 import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
 import plain
 import sources
+import torch
+from sources import ImageData
+from torch import Tensor
+from tqdm import tqdm
+from trainer import Trainer, describe, keep_freed_memory, pick_device
+
 from data import DeviceBatches, check_batch_size, training_batches, worker_count
 from model import Net
-from sources import ImageData
-from trainer import Trainer, describe, keep_freed_memory, pick_device
 
 CEILING, PLAIN = "ceiling", "plain"
 

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from albumentations.pytorch import ToTensorV2
+from augment import AUGMENTATION, build_pipeline, hole_fill
+from sources import ImageData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from trainer import make_optimizers
 
-from augment import AUGMENTATION, build_pipeline, hole_fill
 from model import Net
 from recipe import Recipe
-from sources import ImageData
-from trainer import make_optimizers
 
 Transform = Callable[[np.ndarray], Tensor]  # uint8 (H, W, 3) -> float32 (3, H, W), normalised
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cli import Parser, UserError, run
-
 import artifacts
 import evidence
+from cli import Parser, UserError, run
 from evidence import RecipeRow
 from storage import read_rows, write_table
 

@@ -151,3 +151,23 @@ def sampling_grid(matrices: Tensor, size: int) -> Tensor:
     positions = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3)
     sources = positions @ matrices.view(-1, 3).T  # one product for the batch, not one per image
     return sources.view(size, size, -1, 2).permute(2, 0, 1, 3)
+
+
+def augment_images(
+    images: np.ndarray, a: Augmentation, mean: tuple[float, ...], augment: str, seed: int
+) -> np.ndarray:
+    """Images uint8 (N, S, S, 3), each augmented in the way that `augment` (--augment) names."""
+    if augment == "albumentations":
+        pipeline = build_pipeline(a, mean)
+        pipeline.set_random_seed(seed)
+        return np.stack([pipeline(image=image)["image"] for image in images])
+    size = images.shape[1]
+    draws = draw(a, np.random.default_rng(seed), len(images), size)
+    augmented = apply(
+        torch.from_numpy(images).permute(0, 3, 1, 2),
+        torch.from_numpy(sampling_matrices(draws, size)),
+        torch.from_numpy(draws.hole),
+        a.hole_size,
+        torch.tensor(hole_fill(mean)),
+    )
+    return augmented.permute(0, 2, 3, 1).numpy()

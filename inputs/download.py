@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from console.errors import UserError
-
 import pooch
 import requests
+
+from console.errors import UserError
 
 # Byte-identical copies. The official host comes last: since June 2026 it is throttled to
 # 55-85 kB/s, 40 to 57 minutes for the archive (github.com/pytorch/vision/issues/9536).

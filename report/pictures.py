@@ -139,7 +139,7 @@ def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> No
 
     Tiles that an earlier call left in `folder` are removed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for stale in folder.glob("img_[0-9]*_*.png"):
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
@@ -162,7 +162,7 @@ def _shortened(name: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> Figure:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     with replacing(path) as beside, warnings.catch_warnings():
         # letters of a class name that matplotlib's font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

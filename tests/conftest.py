@@ -13,13 +13,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: for batches this small, threads only wait
 
+import artifacts
 import cli
-
 import numpy as np
 import pytest
 import torch
-
-import artifacts
 from sources import ImageData
 
 REPO = Path(__file__).parent.parent

@@ -18,13 +18,12 @@ from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import cli
-
-from conftest import Outcome
-
 import artifacts
-import train
+import cli
+from conftest import Outcome
 from trainer import Trainer
+
+import train
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch
-
 import sources
-from data import training_batches
+import torch
 from distributed import ALONE, Ranks, joined, this_process
+from trainer import Trainer
+
+from data import training_batches
 from model import Net
 from recipe import Recipe
-from trainer import Trainer
 
 CPU = torch.device("cpu")
 

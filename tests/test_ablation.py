@@ -3,12 +3,12 @@
 import math
 
 import pytest
-import torch
-
 import sources
+import torch
 from ablation import CHANGES, measure
 from augment import AUGMENTATION
 from evidence import UNCHANGED
+
 from recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=32, augment="device")

@@ -4,16 +4,14 @@ import pickle
 import shutil
 from dataclasses import fields, replace
 
-from cli import UserError
-
+import artifacts
+import evidence
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
-
-import artifacts
-import evidence
 from artifacts import Checkpoint, LogRow
+from cli import UserError
+from conftest import CLASSES
 from evidence import BenchRow, Mark
 from storage import read_table, replacing
 

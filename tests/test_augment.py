@@ -6,6 +6,7 @@ import sys
 
 import albumentations as A
 import albumentations.augmentations.geometric.functional as geometric
+import augment
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ import torch
 from conftest import REPO
 from scipy.stats import ks_2samp
 
-import augment
 import data
 
 SIZE = 32

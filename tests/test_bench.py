@@ -3,12 +3,11 @@
 import subprocess
 import sys
 
+import bench
+import evidence
 import pytest
 import torch
 from conftest import REPO, run_script
-
-import bench
-import evidence
 from evidence import BenchRow
 from storage import read_table, write_table
 

@@ -3,11 +3,10 @@
 import subprocess
 import sys
 
+import artifacts
 import pytest
 from conftest import REPO, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-import artifacts
 
 
 def test_scalars_are_the_logs_and_the_pictures_are_there(small_npz, tmp_path):

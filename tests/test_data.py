@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sources import ImageData
 
 import data
 from recipe import AUGMENTERS, Recipe
-from sources import ImageData
 
 CPU = torch.device("cpu")
 EVERY_WAY = [("albumentations", 0), ("albumentations", 2), ("device", 0)]

@@ -9,13 +9,13 @@ import time
 from itertools import chain
 from pathlib import Path
 
+import artifacts
 import one_of_ranks
 import pytest
 import torch
 from conftest import REPO, log_without_times, run_script
-
-import artifacts
 from distributed import Ranks
+
 from recipe import AUGMENTERS
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

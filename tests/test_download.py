@@ -8,15 +8,13 @@ import tarfile
 import threading
 import time
 
-from cli import UserError
-
+import download
 import numpy as np
 import pytest
+import sources
+from cli import UserError
 from conftest import run_script
 from torchvision.datasets import CIFAR10
-
-import download
-import sources
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -3,10 +3,9 @@
 import re
 import shutil
 
+import artifacts
 import numpy as np
 from conftest import run_script, save_npz
-
-import artifacts
 
 
 def figures(outcome) -> list[float]:

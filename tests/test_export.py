@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 from conftest import CLASSES, REPO, run_script
-
 from trained import TrainedNet
 
 

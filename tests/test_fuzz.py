@@ -4,17 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cli import UserError
-
+import artifacts
 import numpy as np
+import sources
 import torch
+from cli import UserError
 from conftest import assert_same, run_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-
-import artifacts
-import sources
 
 fuzz = settings(
     deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]

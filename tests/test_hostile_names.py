@@ -4,11 +4,11 @@ import re
 from html.parser import HTMLParser
 from itertools import product
 
+import artifacts
 import numpy as np
 from conftest import run_script
 from PIL import Image
 
-import artifacts
 from update_readme import BLOCKS
 
 HOSTILE_NAMES = (

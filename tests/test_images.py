@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-
 from images import read_image
+from PIL import Image
 
 
 def encoded(image: Image.Image, format: str, **options) -> io.BytesIO:

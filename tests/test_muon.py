@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
-
 from muon import Muon, orthogonal
+from torch import nn
 
 
 @pytest.mark.parametrize("shape", [(24, 27), (48, 288), (128, 112), (1, 9), (5, 1)])

@@ -1,12 +1,11 @@
 """The pictures have the size they should have, and something on them."""
 
+import artifacts
 import numpy as np
 import pandas as pd
+import plots
 import pytest
 from PIL import Image
-
-import artifacts
-import plots
 
 AWKWARD = ["cat | dog", "$x_1$", "<b>", "Pepper__bell___Bacterial_spot_and_more"]
 

@@ -3,11 +3,10 @@
 import json
 import shutil
 
-import pytest
-from conftest import run_script, train
-
 import artifacts
 import evidence
+import pytest
+from conftest import run_script, train
 from evidence import RecipeRow
 from storage import read_table
 

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 
+import artifacts
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REPO, Outcome, assert_same_run, log_without_times, run_script, train
 
-import artifacts
 from model import Net
 from recipe import AUGMENTERS
 

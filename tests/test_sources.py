@@ -4,14 +4,12 @@ import shutil
 import zipfile
 from dataclasses import replace
 
-from cli import UserError
-
 import numpy as np
 import pytest
+import sources
+from cli import UserError
 from conftest import CLASSES, run_script, save_npz
 from PIL import Image
-
-import sources
 
 
 def test_digits():

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import artifacts
 import forked
 import pytest
 from conftest import REPO, assert_same_run, log_without_times, run_script
 
-import artifacts
 from recipe import AUGMENTERS
 
 EPOCHS, KILLS = 16, 30

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import artifacts
 import numpy as np
 import pytest
+import sources
 import torch
 import torch.nn.functional as F
 from conftest import (
@@ -22,13 +24,11 @@ from conftest import (
     train,
 )
 from PIL import Image
+from trainer import Tally, Trainer
 
-import artifacts
-import sources
 from data import Normalise
 from model import Net
 from recipe import Recipe
-from trainer import Tally, Trainer
 
 PICTURES = {
     "acc_curves.png": (600, 400),

@@ -7,18 +7,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-from cli import UserError
-
+import artifacts
+import evidence
 import pytest
+from cli import UserError
 from conftest import run_script
+from evidence import AblationRow, BenchRow, Mark, RecipeRow
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-
-import artifacts
-import evidence
-from evidence import AblationRow, BenchRow, Mark, RecipeRow
 from storage import write_table
+
 from update_readme import BLOCKS, find_blocks, inject
 
 PATH = Path("README.md")

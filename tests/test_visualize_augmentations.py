@@ -1,11 +1,11 @@
 """The look at the augmentation before training."""
 
 import numpy as np
+import plots
 import pytest
 from conftest import run_script, save_npz
 from PIL import Image
 
-import plots
 from recipe import AUGMENTERS
 from visualize_augmentations import VERSIONS
 

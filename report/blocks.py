@@ -1,0 +1,164 @@
+"""The README's blocks, each made by one function from what a run left in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from console.errors import UserError
+from constraints.trace import tally_markdown
+from model import count_parameters
+from records import names
+from records.checkpoints import load_checkpoint, network_of
+from records.files import existing
+from records.run import ClassRow, Config, evaluated_on, read_config, read_confusion, read_log
+from records.tables import read_rows
+from report.evidence_tables import ablation_table, bench_table, recipes_table
+from report.layer_table import layer_table
+from report.markdown import escaped, heading, image, row
+from report.pictures import tile_caption
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run in the folder `results`, to be shown in a README in `readme_folder`.
+
+    Its properties raise UserError if a file is missing or broken.
+    """
+
+    results: Path
+    readme_folder: Path
+
+    @cached_property
+    def config(self) -> Config:
+        return read_config(self.results)
+
+    @cached_property
+    def log(self) -> pd.DataFrame:
+        return read_log(self.results)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        path = self.results / names.BEST
+        return network_of(load_checkpoint(path), path)
+
+    @property
+    def evaluated(self) -> str:
+        """ "test" or "validation", the images that the run was evaluated on."""
+        return names.EVALUATED[evaluated_on(self.log)]
+
+    def image(self, name: Path, alt: str, width: int) -> str:
+        return image(self.results / name, self.readme_folder, alt, width)
+
+
+def results_table(run: FinishedRun) -> str:
+    config, log, name = run.config, run.log, evaluated_on(run.log)
+    accuracy, loss = log[f"{name}_acc"], log[f"{name}_loss"]
+    last, best, lowest = len(log) - 1, accuracy.idxmax(), loss.idxmin()
+    rows = {
+        f"Latest {run.evaluated} accuracy": f"**{accuracy[last]:.2f} %** (epoch {log.epoch[last]})",
+        f"Best {run.evaluated} accuracy": f"{accuracy[best]:.2f} % (epoch {log.epoch[best]})",
+        f"Best {run.evaluated} loss": f"{loss[lowest]:.4f} (epoch {log.epoch[lowest]})",
+        "Last train accuracy": f"{log.train_acc[last]:.2f} % (on augmented images)",
+        "Last train loss": f"{log.train_loss[last]:.4f}",
+        "Parameters": f"{config.parameters:,}",
+        "Data set": f"{config.dataset}: {config.train_images:,} training and "
+        f"{config.test_images:,} {run.evaluated} images, {len(config.classes)} classes",
+        "Device": config.device,
+        "Training time": f"{log.seconds.sum() / 60:.1f} min for {len(log)} epochs",
+        "Command": config.command,
+        "Updated": config.updated,
+    }
+    lines = [row(name, escaped(value)) for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def plots(run: FinishedRun) -> str:
+    accuracy = run.image(names.ACCURACY_CURVES, "Accuracy by epoch", 400)
+    loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
+    confusion = run.image(names.CONFUSION_PLOT, "Confusion matrix", 400)
+    read_confusion(run.results)
+    return f"{accuracy} {loss}\n\n{confusion}"
+
+
+def class_table(run: FinishedRun) -> str:
+    lines = [heading("class", "precision:", "recall:", "F1:", "images:")]
+    for each in read_rows(existing(run.results / names.CLASS_REPORT), ClassRow):
+        figures = (f"{figure:.1f} %" for figure in (each.precision, each.recall, each.f1))
+        lines.append(row(escaped(each.name), *figures, f"{each.images:,}"))
+    return "\n".join(lines)
+
+
+def tile_gallery(run: FinishedRun) -> str:
+    """Tiles with their class, then grids of more images."""
+    try:
+        augmented = min(names.TILES, int(run.config.flags["batch_size"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{run.results / names.CONFIG}: unusable flags: {error}") from error
+    evaluated = min(names.TILES, run.config.test_images)
+    tables = (
+        f"{run.evaluated.capitalize()} images:\n\n{_tiles(run, names.TEST_TILES, evaluated)}",
+        f"Training images, augmented:\n\n{_tiles(run, names.AUGMENTED_TILES, augmented)}",
+    )
+    grids = (
+        run.image(names.TEST_GRID, "More images, wrong predictions in red", 640),
+        run.image(names.MISTAKES_GRID, "The most confident mistakes", 640),
+        run.image(names.AUGMENTED_GRID, "Augmented training images", 640),
+    )
+    return "\n\n".join((*tables, *grids))
+
+
+def _tiles(run: FinishedRun, folder: Path, count: int) -> str:
+    paths = sorted((run.results / folder).glob("img_*.png"))
+    if len(paths) < count:
+        raise UserError(
+            f"{run.results / folder} has {len(paths)} tiles of {count}; train.py writes them"
+        )
+    captions = [tile_caption(path) for path in paths]
+    images = [
+        run.image(folder / path.name, caption, 96)
+        for path, caption in zip(paths, captions, strict=True)
+    ]
+    rule = "|".join([":---:"] * len(paths))
+    return f"{row(*map(escaped, captions))}\n|{rule}|\n{row(*images)}"
+
+
+def visualization(run: FinishedRun) -> str:
+    text = (
+        "Look at the augmentation before training:\n\n"
+        "```bash\npython visualize_augmentations.py --save results/plots/aug_demo.png\n```\n"
+    )
+    if (run.results / names.AUGMENTATION_DEMO).is_file():
+        alt = "Original images and augmented versions"
+        text += "\n" + run.image(names.AUGMENTATION_DEMO, alt, 640)
+    return text
+
+
+def receptive_field(run: FinishedRun) -> str:
+    return tally_markdown(run.network)
+
+
+def model_summary(run: FinishedRun) -> str:
+    return (
+        f"<details>\n<summary>{count_parameters(run.network):,} trainable parameters, layer by "
+        f"layer</summary>\n\n```text\n{layer_table(run.network)}\n```\n\n</details>"
+    )
+
+
+BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
+    "RESULTS": results_table,
+    "RECIPES": lambda run: recipes_table(run.results),
+    "ABLATION": lambda run: ablation_table(run.results),
+    "PLOTS": plots,
+    "CLASSES": class_table,
+    "TILE_GALLERY": tile_gallery,
+    "VISUALIZATION": visualization,
+    "RF": receptive_field,
+    "MODEL_SUMMARY": model_summary,
+    "BENCH": lambda run: bench_table(run.results),
+}

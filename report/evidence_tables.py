@@ -1,0 +1,108 @@
+"""README tables of measurements over many runs; None if their file is not in the folder."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from constraints.checks import MAX_PARAMETERS
+from records import names
+from records.evidence import UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow
+from records.tables import read_rows, read_table
+from report.markdown import escaped, heading, row
+
+
+def recipes_table(results: Path) -> str | None:
+    """The runs that experiments.record collected, a row per recipe, and results of others."""
+    if not (results / names.RECIPES).is_file():
+        return None
+    lines = [
+        heading(
+            *("network", "parameters:", "mult-adds:", "constraints kept", "epochs:"),
+            *("top-1, last epoch:", "best epoch:", "runs:"),
+        )
+    ]
+    runs = read_table(results / names.RECIPES, RecipeRow)
+    runs["recipe"] = [each.recipe for each in read_rows(results / names.RECIPES, RecipeRow)]
+    for _, group in runs.groupby(["recipe", "params", "dataset"], sort=False):
+        run = group.iloc[0]
+        model = run.model if run.dataset == "cifar10" else f"{run.model}, on {run.dataset}"
+        lines.append(
+            row(
+                f"**{escaped(model)}**",
+                f"{run.params:,}",
+                f"{run.mult_adds / 1e6:.1f} M",
+                "yes" if run.params < MAX_PARAMETERS else "no",
+                run.epochs,
+                f"**{mean_and_spread(group.test_acc)}**",
+                f"{group.best_test_acc.mean():.2f}",
+                len(group),
+            )
+        )
+    for mark in read_rows(results / names.MARKS, Mark):
+        who = escaped(mark.who)
+        who = f"[{who}]({mark.source})" if ":" in mark.source else who
+        figures = (mark.mult_adds, mark.constraints_kept, mark.epochs, f"{mark.test_acc:g}")
+        lines.append(row(who, f"{mark.params:,}", *figures, "", ""))
+    return "\n".join(lines)
+
+
+def ablation_table(results: Path) -> str | None:
+    """What experiments.ablation measured: each change against the same seeds without one."""
+    if not (results / names.ABLATION).is_file():
+        return None
+    same_run = ["change", "epochs", "seed", "dataset"]
+    runs = read_table(results / names.ABLATION, AblationRow).drop_duplicates(same_run)
+    unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:]).val_acc
+    runs = runs.join(unchanged.rename("unchanged"), on=same_run[1:])
+    lines = [
+        heading(
+            *("change", "epochs:", "held-out accuracy:", "against the recipe:"),
+            *("with flips averaged:", "held-out loss:", "runs:"),
+        )
+    ]
+    for (change, epochs, _), group in runs.groupby(["change", "epochs", "dataset"], sort=False):
+        gain = (group.val_acc - group.unchanged).mean()
+        lines.append(
+            row(
+                escaped(change),
+                epochs,
+                mean_and_spread(group.val_acc),
+                "" if math.isnan(gain) else f"{gain:+.2f}",
+                f"{group.val_acc_flipped.mean():.2f}",
+                f"{group.val_loss.mean():.4f}",
+                len(group),
+            )
+        )
+    return "\n".join(lines)
+
+
+def bench_table(results: Path) -> str | None:
+    """What experiments.bench measured."""
+    rows = read_rows(results / names.BENCH, BenchRow)
+    if not rows:
+        return None
+    lines = [
+        row(
+            escaped(each.mode),
+            f"{each.images_per_second:,.0f}",
+            f"{each.slowest:,.0f} to {each.fastest:,.0f}",
+            f"{each.share_of_ceiling:.2f}",
+            f"{each.ratio_to_plain:.2f}",
+            f"{each.peak_memory_mb:,.0f} MB",
+        )
+        for each in rows
+    ]
+    header = heading(
+        *("mode", "images/s:", "slowest to fastest round:", "of the ceiling:", "x plain:"),
+        "peak memory:",
+    )
+    return "\n".join([header, *lines, "", f"`{rows[0].command}` on {escaped(rows[0].device)}."])
+
+
+def mean_and_spread(values: pd.Series) -> str:
+    """ "88.25 ± 0.12": mean and standard deviation of the runs; the mean alone of one run."""
+    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
