@@ -1,6 +1,6 @@
-"""What a straightforward training script does, for bench.py to compare with.
+"""A straightforward training script, for experiments.bench to compare with.
 
-float32 images in NCHW, augmented and normalised one by one; a loader without further care; a loop
+float32 images in NCHW, augmented and normalised one by one; a loader with default options; a loop
 that waits for its loss in every step. The optimizers are those of train.py.
 """
 
@@ -14,47 +14,43 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from albumentations.pytorch import ToTensorV2
-from augment import AUGMENTATION, build_pipeline, hole_fill
-from sources import ImageData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from trainer import make_optimizers
 
-from model import Net
-from recipe import Recipe
+from inputs.augment import build_pipeline, hole_fill
+from inputs.image_data import ImageData
+from model import build_network
+from recipe import Augmentation, Recipe
+from training.optimizers import make_optimizers
 
+Batch = tuple[Tensor, Tensor]
 Transform = Callable[[np.ndarray], Tensor]  # uint8 (H, W, 3) -> float32 (3, H, W), normalised
 
 
-class AlbumentationsTransform:
-    """Albumentations' own transforms, and no quicker ones, of augment.py's parameters."""
-
-    def __init__(self, data: ImageData):
-        own = build_pipeline(data.mean, A.ShiftScaleRotate, A.CoarseDropout)
-        normalise = A.Normalize(data.mean, data.std)
-        self.pipeline = A.Compose([*own.transforms, normalise, ToTensorV2()])
-
-    def __call__(self, image: np.ndarray) -> Tensor:
-        return self.pipeline(image=image)["image"]
+def albumentations_transform(data: ImageData, augmentation: Augmentation) -> Transform:
+    augment = build_pipeline(augmentation, data.mean)
+    normalise = A.Normalize(data.mean, data.std)
+    pipeline = A.Compose([*augment.transforms, normalise, ToTensorV2()])
+    return lambda image: pipeline(image=image)["image"]
 
 
-def torchvision_transform(data: ImageData) -> Transform:
-    """torchvision's nearest to the same augmentation; it fills borders with black."""
-    a = AUGMENTATION
-    shift, scale = a["shift_limit"], a["scale_limit"]
+def torchvision_transform(data: ImageData, a: Augmentation) -> Transform:
+    """The nearest to the same augmentation that torchvision has; it fills borders with black."""
     affine = transforms.RandomAffine(
-        a["rotate_limit"], translate=(shift, shift), scale=(1 - scale, 1 + scale)
+        a.rotate_limit,
+        translate=(a.shift_limit, a.shift_limit),
+        scale=(1 - a.scale_limit, 1 + a.scale_limit),
     )
-    area = (a["hole_size"] / data.train_images.shape[1]) ** 2
+    area = (a.hole_size / data.train_images.shape[1]) ** 2
     fill = [value / 255 for value in hole_fill(data.mean)]
     return transforms.Compose(
         [
             transforms.ToPILImage(),
-            transforms.RandomHorizontalFlip(a["flip_p"]),
-            transforms.RandomApply([affine], a["affine_p"]),
+            transforms.RandomHorizontalFlip(a.flip_p),
+            transforms.RandomApply([affine], a.affine_p),
             transforms.ToTensor(),
-            transforms.RandomErasing(a["hole_p"], scale=(area, area), ratio=(1, 1), value=fill),
+            transforms.RandomErasing(a.hole_p, scale=(area, area), ratio=(1, 1), value=fill),
             transforms.Normalize(data.mean, data.std),
         ]
     )
@@ -73,7 +69,7 @@ class PlainDataset(Dataset):
 
 def endless_batches(
     data: ImageData, transform: Transform, batch_size: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     dataset = PlainDataset(data, transform)
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)
     while True:
@@ -82,18 +78,18 @@ def endless_batches(
 
 def training_loop(
     data: ImageData, device: torch.device, recipe: Recipe
-) -> Callable[[Iterable[tuple[Tensor, Tensor]]], None]:
-    """A function that takes a training step on each of the batches that it is given."""
-    model = Net(len(data.classes)).to(device)
-    optimizers = make_optimizers(model, replace(recipe, lr=recipe.lr / 10))  # without a schedule
+) -> Callable[[Iterable[Batch]], None]:
+    """A function that takes a training step on each batch that it is given."""
+    network = build_network(num_classes=len(data.classes)).to(device)
+    optimizers = make_optimizers(network, replace(recipe, lr=recipe.lr / 10))  # no schedule
 
-    def train(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        model.train()
+    def train(batches: Iterable[Batch]) -> None:
+        network.train()
         total_loss, hits = 0.0, 0
         for images, labels in batches:
             images, labels = images.to(device), labels.to(device)
-            model.zero_grad()
-            logits = model(images)
+            network.zero_grad()
+            logits = network(images)
             loss = F.cross_entropy(logits, labels)
             loss.backward()
             for optimizer in optimizers:

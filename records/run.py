@@ -136,6 +136,13 @@ def archive_earlier_run(out: Path) -> Path | None:
     return archive(out, ordered, started)
 
 
+def archive_earlier_bench(out: Path) -> None:
+    """Moves a measurement that is in `out` to archive/<its time>/ there."""
+    if (out / names.BENCH).exists():
+        measured = datetime.fromtimestamp((out / names.BENCH).stat().st_mtime)
+        archive(out, (names.BENCH,), measured.strftime("%Y-%m-%dT%H-%M-%S"))
+
+
 def archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
     """Moves those of `files` that exist to archive/<folder_name>/, or to a new folder like it."""
     present = [name for name in files if (out / name).exists()]

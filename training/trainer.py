@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,6 @@ class Trainer:
         # for layers that draw random numbers, dropout for example: a resumed run draws the same
         torch.manual_seed(batch_seed(self.recipe.seed, epoch, 0))
         lr = self.recipe.lr * self.recipe.batch_size * self.learning_rate()
-        self.network.train()
-        sums = Sums(self.device)
         start = time.perf_counter()
         bar = tqdm(
             batches.epoch(epoch, self.world.share),
@@ -133,9 +131,7 @@ class Trainer:
             disable=None if self.world.is_first else True,
             leave=False,
         )
-        for images, labels in bar:
-            sums.add(self.train_step(images, labels), labels)
-        train_loss, train_acc = sums.figures(self.world)
+        train_loss, train_acc = self.train(bar)
         trained = time.perf_counter()
         loss, accuracy = self.evaluate()
         if not (math.isfinite(train_loss) and math.isfinite(loss)):
@@ -150,6 +146,14 @@ class Trainer:
             "images_per_second": len(self.data.train_labels) / (trained - start),
         }
         return LogRow(epoch=epoch, **{name: float(f"{x:.8g}") for name, x in figures.items()})
+
+    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+        """Takes a step on each batch; mean cross-entropy and accuracy (%) of those batches."""
+        self.network.train()
+        sums = Sums(self.device)
+        for images, labels in batches:
+            sums.add(self.train_step(images, labels), labels)
+        return sums.figures(self.world)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, classes) for uint8 images (B, 3, 32, 32)."""
