@@ -4,8 +4,6 @@ python evaluate.py                                            # results/best.pt 
 python evaluate.py runs/seed1/last.pt --dataset path/to/folder
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

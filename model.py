@@ -7,8 +7,6 @@ Edit `Net` and run it again: the tally and the checks are computed from a forwar
 edited network, so they show at once what an edit broke. Exit status 1 if a constraint is broken.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 from typing import Any

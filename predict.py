@@ -8,8 +8,6 @@ Prints one line per image, as text or as JSON. A file that is no image gets a li
 instead; the others are classified all the same, and the exit status is 1.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -4,8 +4,6 @@
 same run, so `--resume` insists on an equal recipe.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

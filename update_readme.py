@@ -9,8 +9,6 @@ lists the names. A README need not have all of them. The rest of it is kept byte
 the data set nor a GPU is needed.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import shutil

@@ -7,8 +7,6 @@
 Also writes each picture enlarged as a tile, into a folder named after --save.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

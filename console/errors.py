@@ -4,8 +4,6 @@ A user's mistake is one line on stderr that says what is wrong and what to do, w
 traceback. Exit status: 2 for a bad flag, 1 for any other error, 130 for Ctrl-C, 143 for SIGTERM.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shlex

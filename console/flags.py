@@ -1,7 +1,5 @@
 """Command-line flags: the parser, number types, flags made from settings, device flags."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

@@ -1,7 +1,5 @@
 """The constraints of the assignment, checked on a trace of the network as it is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

@@ -9,8 +9,6 @@ added to results/ablation.csv when its run is finished. A run that has a row is 
 the file away when the recipe itself has changed.
 """
 
-from __future__ import annotations
-
 import argparse
 from itertools import product
 from pathlib import Path

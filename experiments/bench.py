@@ -10,8 +10,6 @@ The modes take turns, one at a time, so that a slow phase of the machine slows a
 figures are medians over the rounds.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

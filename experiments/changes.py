@@ -3,8 +3,6 @@
 Each function here that `ablation.CODE` names takes (recipe, data) and returns a `Change`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace

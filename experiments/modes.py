@@ -1,7 +1,5 @@
 """The ways of training that experiments.bench compares, and their measurement in turns."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 import statistics

@@ -4,8 +4,6 @@ float32 images in NCHW, augmented and normalised one by one; a loader with defau
 that waits for its loss in every step. The optimizers are those of train.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 

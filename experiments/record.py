@@ -6,8 +6,6 @@
 A run that is there already, with the same seed and the same other flags, is replaced.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ and holes are equal to the pixel; the affine part differs by at most one grey le
 What is drawn depends on (seed, epoch, batch number) alone.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """scikit-learn's handwritten digits, which come with the package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

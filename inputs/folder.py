@@ -1,7 +1,5 @@
 """Images from a tree with a folder per class: train/CLASS/FILE and test/CLASS/FILE."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

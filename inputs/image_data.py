@@ -1,7 +1,5 @@
 """A data set in memory, as every source returns it."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property

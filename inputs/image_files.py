@@ -1,7 +1,5 @@
 """Image files of any format, as 32x32 RGB arrays."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import BinaryIO

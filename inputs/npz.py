@@ -1,7 +1,5 @@
 """Images and labels from an .npz file with the keys of MedMNIST."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

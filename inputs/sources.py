@@ -5,8 +5,6 @@ A source is a module of this room with a function `load(dataset, data_dir)` that
 made. The module is imported when its source is used, since the libraries in it take seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Checkpoints: writing and reading them, and the trained network in one."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Columns of the measurements over many runs (`names` lists their files)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Files that are never seen half written, and folders that one run at a time writes to."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import socket

@@ -12,8 +12,6 @@ Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes
 and, written by hand, marks.csv.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """ONNX files: writing a trained network, in float32 or 8-bit integers, and running it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile

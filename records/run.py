@@ -4,8 +4,6 @@ Every file is written beside its place and then moved over it: a reader never se
 and a crash never costs the file that was there before.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """CSV tables whose columns are the fields of a dataclass, and validation of what files hold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The README's blocks, each made by one function from what a run left in its folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

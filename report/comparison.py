@@ -1,7 +1,5 @@
 """A table and a picture of several runs side by side."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from records import names

@@ -1,7 +1,5 @@
 """README tables of measurements over many runs; None if their file is not in the folder."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

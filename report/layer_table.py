@@ -1,7 +1,5 @@
 """A network layer by layer, as torchinfo counts it."""
 
-from __future__ import annotations
-
 import torchinfo
 from torch import nn
 

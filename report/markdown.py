@@ -1,7 +1,5 @@
 """Pieces of Markdown: escaped text, table rows, image links."""
 
-from __future__ import annotations
-
 import html
 import os
 from pathlib import Path

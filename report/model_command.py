@@ -1,7 +1,5 @@
 """The command `python model.py`: a network's layer table, receptive field and constraints."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 

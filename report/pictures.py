@@ -3,8 +3,6 @@
 The functions write PNG files; those whose picture TensorBoard shows too return the figure.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables and pictures of a run that has just finished."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

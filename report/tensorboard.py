@@ -1,7 +1,5 @@
 """The log and the pictures of a run for TensorBoard, with --tensorboard only."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.figure import Figure

@@ -13,12 +13,14 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: for batches this small, threads only wait
 
-import artifacts
-import cli
 import numpy as np
 import pytest
 import torch
-from sources import ImageData
+
+from console import errors
+from inputs.image_data import ImageData
+from records import names
+from records.checkpoints import load_checkpoint
 
 REPO = Path(__file__).parent.parent
 # names that would break a link, a table or a page if they were not taken care of
@@ -70,14 +72,14 @@ class Outcome:
 
 
 def run_script(name: str, *args: object) -> Outcome:
-    """Runs the script `name` in this process, as `python name.py args` would."""
+    """Runs a script, "train" or "experiments.bench", in this process."""
     module = importlib.import_module(name)
     out, err = io.StringIO(), io.StringIO()
     status, argv = 0, sys.argv
-    sys.argv = [f"{name}.py", *map(str, args)]
+    sys.argv = [f"{name.replace('.', '/')}.py", *map(str, args)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.run(module.main)
+            errors.run(module.main)
     except SystemExit as stop:
         status = stop.code or 0
     finally:
@@ -131,7 +133,7 @@ def assert_same(one, other):
 
 def assert_same_run(one: Path, other: Path):
     assert log_without_times(one) == log_without_times(other)
-    for name in (artifacts.BEST, artifacts.LAST):
-        assert_same(*(artifacts.load_checkpoint(out / name) for out in (one, other)))
-    matrices = [(out / artifacts.CONFUSION_MATRIX).read_bytes() for out in (one, other)]
+    for name in (names.BEST, names.LAST):
+        assert_same(*(load_checkpoint(out / name) for out in (one, other)))
+    matrices = [(out / names.CONFUSION_MATRIX).read_bytes() for out in (one, other)]
     assert matrices[0] == matrices[1]

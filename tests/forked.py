@@ -18,12 +18,12 @@ from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import artifacts
-import cli
 from conftest import Outcome
-from trainer import Trainer
 
 import train
+from console import errors
+from records import names
+from training.trainer import Trainer
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")
 
@@ -53,7 +53,7 @@ class Run:
 
     def epochs(self) -> int:
         """How many epochs the log has."""
-        log = self.out / artifacts.TRAIN_LOG
+        log = self.out / names.TRAIN_LOG
         return log.read_text().count("\n") - 1 if log.exists() else 0
 
     def outcome(self) -> Outcome:
@@ -114,7 +114,7 @@ def _run(
         if prepare:
             prepare()
         sys.addaudithook(watch)
-        cli.run(train.main)
+        errors.run(train.main)
 
 
 def limit_file_size() -> None:
@@ -142,7 +142,7 @@ def limit_memory() -> None:
 def stop_in_the_first_epoch() -> None:
     """By a SIGTERM at the first training step."""
 
-    def step(*_):
+    def train_step(*_):
         signal.raise_signal(signal.SIGTERM)
 
-    Trainer.step = step
+    Trainer.train_step = train_step

@@ -19,10 +19,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from cli import number
 from conftest import CLASSES, REPO, run_script, save_npz, separable_images
 from PIL import Image
-from sources import ImageData
+
+from console.flags import number
+from inputs.image_data import ImageData
 
 WARM_UP = 10  # runs until caches and lazily opened files are there
 

@@ -1,37 +1,56 @@
-"""Every change trains, changes something, and leaves nothing behind for the next."""
+"""Every change trains, changes the result, and leaves nothing behind for the next run."""
 
 import math
 
 import pytest
-import sources
 import torch
-from ablation import CHANGES, measure
-from augment import AUGMENTATION
-from evidence import UNCHANGED
+from conftest import run_script
 
+from experiments.ablation import CHANGES, CODE, SETTINGS, changed
+from experiments.changes import measure
+from inputs.image_data import hold_out
 from recipe import Recipe
+from records import names
+from records.evidence import UNCHANGED, AblationRow
+from records.tables import read_table
 
 RECIPE = Recipe(epochs=2, batch_size=32, augment="device")
 
 
+def loss_with(change: str, data) -> float:
+    recipe = changed(RECIPE, **SETTINGS.get(change, {}))
+    row = measure(change, CODE.get(change), recipe, data, torch.device("cpu"), "a command")
+    assert 0 <= row.val_acc <= 100
+    return row.val_loss
+
+
 @pytest.fixture(scope="module")
 def held_out(small_data):
-    return sources.hold_out(small_data, 24)
+    return hold_out(small_data, 24)
 
 
 @pytest.fixture(scope="module")
 def unchanged(held_out):
-    return measure(UNCHANGED, RECIPE, held_out, torch.device("cpu"))
+    return loss_with(UNCHANGED, held_out)
 
 
-@pytest.mark.parametrize("name", [name for name in CHANGES if name != UNCHANGED])
-def test_a_change_trains_and_makes_a_difference(name, held_out, unchanged):
-    augmentation = dict(AUGMENTATION)
-    recipe = Recipe(**{**vars(RECIPE), **CHANGES[name].recipe})
-    row = measure(name, recipe, held_out, torch.device("cpu"))
-    assert math.isfinite(row.val_loss)
-    assert 0 <= row.val_acc <= 100
-    assert row.val_loss != unchanged.val_loss
-    assert augmentation == AUGMENTATION
-    again = measure(UNCHANGED, RECIPE, held_out, torch.device("cpu"))
-    assert again.val_loss == unchanged.val_loss
+@pytest.mark.parametrize("change", [name for name in CHANGES if name != UNCHANGED])
+def test_a_change_trains_and_makes_a_difference(change, held_out, unchanged):
+    loss = loss_with(change, held_out)
+    assert math.isfinite(loss)
+    assert loss != unchanged
+
+
+def test_after_all_changes_the_recipe_is_as_before(held_out, unchanged):
+    assert loss_with(UNCHANGED, held_out) == unchanged
+
+
+def test_the_command_keeps_a_row_per_run_and_repeats_none(small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
+    flags = ("--dataset", "digits", "--epochs", 1, "--seeds", 1, "--out", tmp_path)
+    first = run_script("experiments.ablation", *flags, "--only", "batch of 64")
+    assert first.status == 0, first.err
+    again = run_script("experiments.ablation", *flags, "--only", "batch of 64")
+    assert "has a row" in again.out
+    (row,) = read_table(tmp_path / names.ABLATION, AblationRow).to_dict("records")
+    assert row["command"].startswith("python -m experiments.ablation --dataset digits")

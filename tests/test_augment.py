@@ -6,7 +6,6 @@ import sys
 
 import albumentations as A
 import albumentations.augmentations.geometric.functional as geometric
-import augment
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ from conftest import REPO
 from scipy.stats import ks_2samp
 
 import data
+from inputs import augment
+from recipe import AUGMENTERS, Augmentation
 
 SIZE = 32
 MEAN = (0.2, 0.4, 0.6)
@@ -40,6 +41,7 @@ def on_device(images: np.ndarray, draws: augment.Draws) -> np.ndarray:
             data.as_tensor(images),
             torch.from_numpy(augment.sampling_matrices(draws, images.shape[1])),
             torch.from_numpy(draws.hole),
+            Augmentation().hole_size,
             torch.tensor(augment.hole_fill(MEAN)),
         )
         .permute(0, 2, 3, 1)
@@ -49,13 +51,13 @@ def on_device(images: np.ndarray, draws: augment.Draws) -> np.ndarray:
 
 def by_albumentations(image: np.ndarray, draws: augment.Draws, index: int) -> np.ndarray:
     """One image under the draws of that index, by Albumentations' own transforms."""
-    flip, affine, hole = augment.build_pipeline(MEAN).transforms
+    flip, affine, hole = augment.build_pipeline(Augmentation(), MEAN).transforms
     if draws.flip[index]:
         image = flip.apply(image)
     image = affine.apply(image, matrix_of(draws, index))
     x, y = draws.hole[index]
     if x < SIZE:
-        side = augment.AUGMENTATION["hole_size"]
+        side = Augmentation().hole_size
         image = hole.apply(image, np.array([[x, y, x + side, y + side]]), seed=0)
     return image
 
@@ -76,7 +78,7 @@ def test_flips_and_holes_are_albumentations_to_the_pixel():
     still = {
         name: np.repeat(getattr(NOTHING, name), 64, 0) for name in ("rotation", "scale", "shift")
     }
-    draws = augment.draw(rng, 64, SIZE)._replace(**still)
+    draws = augment.draw(Augmentation(), rng, 64, SIZE)._replace(**still)
     assert 0 < draws.flip.sum() < 64
     assert 0 < (draws.hole[:, 0] < SIZE).sum() < 64
     expected = np.stack([by_albumentations(images[i], draws, i) for i in range(64)])
@@ -85,7 +87,7 @@ def test_flips_and_holes_are_albumentations_to_the_pixel():
 
 def test_all_three_together_are_albumentations_within_a_grey_level():
     images = noise(512)
-    draws = augment.draw(np.random.default_rng(2), 512, SIZE)
+    draws = augment.draw(Augmentation(), np.random.default_rng(2), 512, SIZE)
     expected = np.stack([by_albumentations(images[i], draws, i) for i in range(512)])
     difference = np.abs(on_device(images, draws).astype(int) - expected)
     assert difference.max() <= 1
@@ -99,7 +101,7 @@ def test_nothing_drawn_changes_nothing():
 
 def albumentations_draws(count: int) -> augment.Draws:
     """What Albumentations itself draws, in our words."""
-    pipeline = augment.build_pipeline(MEAN, A.ShiftScaleRotate, A.CoarseDropout)
+    pipeline = augment.build_pipeline(Augmentation(), MEAN)
     pipeline.set_random_seed(3)
     _, affine, hole = pipeline.transforms
     shape = {"shape": (SIZE, SIZE, 3)}
@@ -114,7 +116,10 @@ def albumentations_draws(count: int) -> augment.Draws:
 
 
 def test_draws_are_distributed_as_albumentations_own():
-    ours, theirs = augment.draw(np.random.default_rng(4), 8000, SIZE), albumentations_draws(4000)
+    ours, theirs = (
+        augment.draw(Augmentation(), np.random.default_rng(4), 8000, SIZE),
+        albumentations_draws(4000),
+    )
     moved, pierced = ours.rotation != 0, ours.hole[:, 0] < SIZE
     pairs = [(ours.rotation[moved], theirs.rotation)]
     for axis in (0, 1):
@@ -126,39 +131,24 @@ def test_draws_are_distributed_as_albumentations_own():
         assert one.max() == pytest.approx(other.max(), abs=0.1)
         assert ks_2samp(one, other).pvalue > 0.001
     for happened, probability in ((ours.flip, "flip_p"), (moved, "affine_p"), (pierced, "hole_p")):
-        assert happened.mean() == pytest.approx(augment.AUGMENTATION[probability], abs=0.03)
+        assert happened.mean() == pytest.approx(getattr(Augmentation(), probability), abs=0.03)
     # and each is drawn apart from the others
     motion = [ours.rotation[moved], *ours.scale[moved].T, *ours.shift[moved].T]
     for drawn in ([ours.flip, moved, pierced], motion, ours.hole[pierced].T):
         assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.07
 
 
-@pytest.mark.parametrize("side", ["albumentations", "device"])
-def test_one_definition_feeds_both(side, monkeypatch):
-    """With all limits at nought and flips certain, both only flip."""
-    still = dict.fromkeys(("affine_p", "hole_p", "shift_limit", "scale_limit", "rotate_limit"), 0)
-    monkeypatch.setattr(augment, "AUGMENTATION", {"flip_p": 1, "hole_size": 8, **still})
+@pytest.mark.parametrize("augmenter", AUGMENTERS)
+def test_one_definition_feeds_both(augmenter):
+    """With certain flips and no other change, both flip every image."""
+    flips = Augmentation(flip_p=1.0, affine_p=0.0, hole_p=0.0)
     images = noise(8)
-    if side == "device":
-        augmented = on_device(images, augment.draw(np.random.default_rng(0), 8, SIZE))
-    else:
-        pipeline = augment.build_pipeline(MEAN)
-        augmented = np.stack([pipeline(image=image)["image"] for image in images])
+    augmented = augment.augment_images(images, flips, MEAN, augmenter, seed=0)
     np.testing.assert_array_equal(augmented, images[:, :, ::-1])
 
 
-def test_the_quicker_transforms_are_albumentations_own_to_the_pixel():
-    def augmented(*kinds: type) -> np.ndarray:
-        pipeline = augment.build_pipeline(MEAN, *kinds)
-        pipeline.set_random_seed(5)
-        return np.stack([pipeline(image=image)["image"] for image in noise(500)])
-
-    own = augmented(A.ShiftScaleRotate, A.CoarseDropout)
-    np.testing.assert_array_equal(augmented(), own)
-
-
 def test_the_pipeline_is_the_assignments():
-    flip, affine, hole = augment.build_pipeline(MEAN).transforms
+    flip, affine, hole = augment.build_pipeline(Augmentation(), MEAN).transforms
     assert isinstance(flip, A.HorizontalFlip)
     assert isinstance(affine, A.ShiftScaleRotate)
     assert isinstance(hole, A.CoarseDropout)
@@ -166,12 +156,14 @@ def test_the_pipeline_is_the_assignments():
 
 def test_one_hole_filled_with_the_training_mean():
     grey = np.full((32, 32, 3), 200, np.uint8)  # flips and shifts leave it as it is
-    pipeline = augment.build_pipeline(MEAN)
+    pipeline = augment.build_pipeline(Augmentation(), MEAN)
     pipeline.set_random_seed(0)
-    size = augment.AUGMENTATION["hole_size"]
+    size = Augmentation().hole_size
     drawn = [pipeline(image=grey)["image"] for _ in range(200)]
     drawn += list(
-        on_device(np.stack([grey] * 200), augment.draw(np.random.default_rng(0), 200, 32))
+        on_device(
+            np.stack([grey] * 200), augment.draw(Augmentation(), np.random.default_rng(0), 200, 32)
+        )
     )
     holes = [np.argwhere((image != 200).any(2)) for image in drawn]
     holes = [(hole, image) for hole, image in zip(holes, drawn, strict=True) if len(hole)]
@@ -191,7 +183,8 @@ def test_no_warning_and_no_update_check_on_the_users_screen():
     """In a process in which any look-up on the network ends it."""
     code = (
         "import socket, os; socket.getaddrinfo = lambda *_, **__: os._exit(7); "
-        "import augment; augment.build_pipeline((0.5, 0.5, 0.5))"
+        "from inputs import augment; from recipe import Augmentation; "
+        "augment.build_pipeline(Augmentation(), (0.5, 0.5, 0.5))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
     command = [sys.executable, "-c", code]

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import constraints
+from constraints import checks, trace
 from model import ConvBlock, DWSeparable, Net
 
-TALLY = {  # RF and jump after each layer, from DESIGN's table
+TALLY = {  # receptive field and jump after each layer
     "c1a.conv": (3, 1),
     "c1b.conv": (5, 1),
     "c1c.conv": (7, 2),
@@ -26,15 +26,15 @@ TALLY = {  # RF and jump after each layer, from DESIGN's table
 
 
 def failed(net: nn.Module) -> list[str]:
-    return [check.constraint for check in constraints.check(net) if not check.passed]
+    return [check.constraint for check in checks.check(net) if not check.passed]
 
 
-def test_tally_is_the_design_table():
-    layers = constraints.tally(constraints.trace(Net()))
+def test_tally_of_the_published_network():
+    layers = trace.tally(trace.trace(Net()))
     assert {x.name: (x.after.rf, x.after.jump) for x in layers} == {
         name: ((rf, rf), (jump, jump)) for name, (rf, jump) in TALLY.items()
     }
-    assert constraints.receptive_field(layers) == 55
+    assert trace.receptive_field(layers) == 55
 
 
 def test_receptive_field_is_what_gradients_reach():
@@ -50,7 +50,7 @@ def test_receptive_field_is_what_gradients_reach():
     assert reached.any(dim=0).sum() == reached.any(dim=1).sum() <= 55
     # dilation leaves gaps, but the outermost rows and columns are reached
     rows = reached.any(dim=1).nonzero().ravel()
-    assert rows.max() - rows.min() + 1 == constraints.receptive_field(constraints.trace(net))
+    assert rows.max() - rows.min() + 1 == trace.receptive_field(trace.trace(net))
 
 
 @pytest.mark.parametrize("width", [0.25, 1.0, 1.5])
@@ -230,7 +230,7 @@ def test_branches_count_once_and_the_larger_field_holds():
             x = self.c4b(self.c4a(self.c3b(self.c3a(x))))
             return self.fc(self.gap(x).flatten(1))
 
-    layers = {x.name: x for x in constraints.trace(Skip())}
+    layers = {x.name: x for x in trace.trace(Skip())}
     assert layers["c2skip"].after.rf == (7, 7)
     assert layers["c2b.dw"].before.rf == (11, 11)
     assert layers["c4b.conv"].after.rf == (55, 55)
@@ -239,7 +239,7 @@ def test_branches_count_once_and_the_larger_field_holds():
 def test_tracing_leaves_the_network_as_it_was():
     net = Net().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    constraints.trace(net)
+    trace.trace(net)
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())

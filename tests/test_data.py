@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sources import ImageData
 
 import data
+from inputs.image_data import ImageData
+from model import Normalise
 from recipe import AUGMENTERS, Recipe
 
 CPU = torch.device("cpu")
@@ -114,7 +115,7 @@ def test_workers_auto(cores, device, expected, monkeypatch):
 
 
 def test_normalised_training_images_have_mean_0_and_std_1(small_data):
-    normalise = data.Normalise(small_data.mean, small_data.std)
+    normalise = Normalise(small_data.mean, small_data.std)
     normal = normalise(data.as_tensor(small_data.train_images))
     assert normal.dtype == torch.float32
     assert torch.allclose(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
@@ -123,4 +124,4 @@ def test_normalised_training_images_have_mean_0_and_std_1(small_data):
 
 def test_a_constant_channel_stays_finite():
     black = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    assert data.Normalise((0.0,) * 3, (0.0,) * 3)(black).isfinite().all()
+    assert Normalise((0.0,) * 3, (0.0,) * 3)(black).isfinite().all()

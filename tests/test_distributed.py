@@ -9,14 +9,16 @@ import time
 from itertools import chain
 from pathlib import Path
 
-import artifacts
 import one_of_ranks
 import pytest
 import torch
 from conftest import REPO, log_without_times, run_script
-from distributed import Ranks
 
 from recipe import AUGMENTERS
+from records import names
+from records.checkpoints import load_checkpoint
+from records.run import read_config, read_confusion
+from training.processes import World
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
@@ -25,7 +27,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_shares_make_up_the_whole(count, processes):
     things = list(range(count))
-    shares = [things[Ranks(rank, processes).share(count)] for rank in range(processes)]
+    shares = [things[World(rank, processes).share(count)] for rank in range(processes)]
     assert list(chain.from_iterable(shares)) == things
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -76,11 +78,11 @@ def test_a_run_of_two_processes_is_written_once_and_resumed_by_one(small_npz, sm
     ]  # fmt: skip
     log = log_without_times(tmp_path)
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
-    matrix = artifacts.read_confusion(tmp_path).to_numpy()
+    matrix = read_confusion(tmp_path).to_numpy()
     assert matrix.sum() == len(small_data.test_labels)
-    best = artifacts.load_checkpoint(tmp_path / artifacts.BEST)
+    best = load_checkpoint(tmp_path / names.BEST)
     assert 100 * matrix.trace() / matrix.sum() == pytest.approx(best.test_acc, abs=1e-6)
-    assert artifacts.read_config(tmp_path).device.endswith("2 processes")
+    assert read_config(tmp_path).device.endswith("2 processes")
     resumed = run_script("train", *words[1:], "--resume")
     assert "resumed after epoch 3 of 3" in resumed.out
     assert log_without_times(tmp_path) == log

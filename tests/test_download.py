@@ -8,13 +8,14 @@ import tarfile
 import threading
 import time
 
-import download
 import numpy as np
 import pytest
-import sources
-from cli import UserError
 from conftest import run_script
 from torchvision.datasets import CIFAR10
+
+from console.errors import UserError
+from data import load
+from inputs import cifar10
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -49,7 +50,7 @@ def miniature(archive, monkeypatch):
         sums = [[name, md5(folder / name)] for name, _ in getattr(CIFAR10, files)]
         monkeypatch.setattr(CIFAR10, files, sums)
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(folder / "batches.meta")})
-    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(cifar10, "STALL_SECONDS", 0.5)
     return archive
 
 
@@ -101,31 +102,31 @@ FAILURES = {
 
 
 def test_download_and_load(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "MIRRORS", (f"{server}/whole",))
-    data = sources.load("cifar10", tmp_path / "new")
+    monkeypatch.setattr(cifar10, "MIRRORS", (f"{server}/whole",))
+    data = load("cifar10", tmp_path / "new")
     assert data.train_images.shape == (100, 32, 32, 3)
     assert data.test_images.shape == (20, 32, 32, 3)
     assert list(data.classes) == NAMES
     left = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert left == [CIFAR10.base_folder, CIFAR10.filename]
 
-    monkeypatch.setattr(download, "MIRRORS", ())  # the second time nothing is downloaded
-    assert sources.load("cifar10", tmp_path / "new").fingerprint == data.fingerprint
+    monkeypatch.setattr(cifar10, "MIRRORS", ())  # the second time nothing is downloaded
+    assert load("cifar10", tmp_path / "new").fingerprint == data.fingerprint
 
 
 @pytest.mark.parametrize("path", FAILURES)
 def test_a_failing_mirror_gives_way_to_the_next(path, server, miniature, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "MIRRORS", (server + path, f"{server}/whole"))
+    monkeypatch.setattr(cifar10, "MIRRORS", (server + path, f"{server}/whole"))
     target = tmp_path / CIFAR10.filename
-    download.fetch(target, CIFAR10.tgz_md5)
+    cifar10.download(target, CIFAR10.tgz_md5)
     assert target.read_bytes() == miniature.read_bytes()
 
 
 def test_all_mirrors_failing_lists_each_with_its_reason(server, tmp_path, monkeypatch):
     nobody = closed_port()
-    monkeypatch.setattr(download, "MIRRORS", (*(server + path for path in FAILURES), nobody))
+    monkeypatch.setattr(cifar10, "MIRRORS", (*(server + path for path in FAILURES), nobody))
     with pytest.raises(UserError) as error:
-        sources.load("cifar10", tmp_path)
+        load("cifar10", tmp_path)
     message = str(error.value)
     for path, reason in {**FAILURES, nobody: "cannot be reached"}.items():
         (line,) = [line for line in message.splitlines() if path in line]
@@ -136,9 +137,9 @@ def test_all_mirrors_failing_lists_each_with_its_reason(server, tmp_path, monkey
 
 
 def test_an_archive_put_there_by_hand_is_used(miniature, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "MIRRORS", ())
+    monkeypatch.setattr(cifar10, "MIRRORS", ())
     (tmp_path / CIFAR10.filename).write_bytes(miniature.read_bytes())
-    assert len(sources.load("cifar10", tmp_path).train_labels) == 100
+    assert len(load("cifar10", tmp_path).train_labels) == 100
 
 
 def test_a_damaged_archive_is_refused_and_kept(miniature, tmp_path):

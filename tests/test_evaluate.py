@@ -3,9 +3,12 @@
 import re
 import shutil
 
-import artifacts
 import numpy as np
 from conftest import run_script, save_npz
+
+from records import names
+from records.checkpoints import load_checkpoint
+from records.run import read_log
 
 
 def figures(outcome) -> list[float]:
@@ -15,9 +18,9 @@ def figures(outcome) -> list[float]:
 
 
 def test_it_is_what_the_log_says(finished_run, small_npz):
-    log = artifacts.read_log(finished_run).set_index("epoch")
-    for name in (artifacts.BEST, artifacts.LAST):
-        row = log.loc[artifacts.load_checkpoint(finished_run / name).epoch]
+    log = read_log(finished_run).set_index("epoch")
+    for name in (names.BEST, names.LAST):
+        row = log.loc[load_checkpoint(finished_run / name).epoch]
         outcome = run_script("evaluate", finished_run / name, "--dataset", small_npz)
         accuracy, loss, _ = figures(outcome)
         assert accuracy == round(row.test_acc, 2)
@@ -37,7 +40,7 @@ def test_mirror_images_are_averaged_in(finished_run, small_npz, small_data, tmp_
 def test_other_classes_and_broken_checkpoints_are_refused(finished_run, small_npz, tmp_path):
     best = finished_run / "best.pt"
     other = run_script("evaluate", best, "--dataset", "digits")
-    other.assert_refused("best.pt tells", "digits has")
+    other.assert_refused("best.pt has the classes", "digits has")
     missing = run_script("evaluate", tmp_path / "no.pt", "--dataset", small_npz)
     missing.assert_refused("no.pt is missing")
     broken = shutil.copy(best, tmp_path / "broken.pt")

@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 import torch
 from conftest import CLASSES, REPO, run_script
-from trained import TrainedNet
+
+from records.checkpoints import TrainedNet
 
 
 @pytest.fixture(scope="module")

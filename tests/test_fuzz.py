@@ -4,15 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import artifacts
 import numpy as np
-import sources
 import torch
-from cli import UserError
 from conftest import assert_same, run_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+
+import data
+from console.errors import UserError
+from records import names
+from records.checkpoints import load_checkpoint
 
 fuzz = settings(
     deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -30,8 +32,8 @@ def attempt(read: Callable[[Path], Any], path: Path) -> Any:
     return None
 
 
-def load(path: Path) -> sources.ImageData:
-    return sources.load(str(path))
+def load(path: Path) -> data.ImageData:
+    return data.load(str(path))
 
 
 shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 32]), max_size=5).map(tuple)
@@ -57,13 +59,13 @@ classes = st.lists(st.text(max_size=3), max_size=4).map(np.array)
 )
 def test_npz_of_any_arrays(tmp_path, content):
     np.savez(tmp_path / "x.npz", **content)
-    data = attempt(load, tmp_path / "x.npz")
-    for split in ("train", "test") if data else ():
-        pixels, numbers = (getattr(data, f"{split}_{kind}") for kind in ("images", "labels"))
+    loaded = attempt(load, tmp_path / "x.npz")
+    for split in ("train", "test") if loaded else ():
+        pixels, numbers = (getattr(loaded, f"{split}_{kind}") for kind in ("images", "labels"))
         assert pixels.shape == (len(numbers), 32, 32, 3)
         assert pixels.dtype == np.uint8
         assert numbers.tolist() == content[f"{split}_labels"].ravel().tolist()
-        assert set(numbers) <= set(range(len(data.classes)))
+        assert set(numbers) <= set(range(len(loaded.classes)))
 
 
 @st.composite
@@ -85,19 +87,19 @@ def damaged(whole: bytes, how: tuple[str, float, int]) -> bytes:
 def test_npz_with_damaged_bytes(small_npz, small_data, tmp_path, how):
     path = tmp_path / "x.npz"
     path.write_bytes(damaged(small_npz.read_bytes(), how))
-    data = attempt(load, path)
-    if data:  # it was a byte that means nothing, of a date say
-        assert data.fingerprint == small_data.fingerprint
+    loaded = attempt(load, path)
+    if loaded:  # it was a byte that means nothing, of a date say
+        assert loaded.fingerprint == small_data.fingerprint
 
 
 @fuzz
 @given(damage())
 def test_checkpoint_with_damaged_bytes(finished_run, tmp_path, how):
     path = tmp_path / "x.pt"
-    path.write_bytes(damaged((finished_run / artifacts.BEST).read_bytes(), how))
-    loaded = attempt(artifacts.load_checkpoint, path)
+    path.write_bytes(damaged((finished_run / names.BEST).read_bytes(), how))
+    loaded = attempt(load_checkpoint, path)
     if loaded:
-        assert_same(loaded, artifacts.load_checkpoint(finished_run / artifacts.BEST))
+        assert_same(loaded, load_checkpoint(finished_run / names.BEST))
 
 
 plain = st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.text(max_size=3)
@@ -107,10 +109,15 @@ anything = st.recursive(
 
 
 @fuzz
-@given(st.sampled_from(["model", "width", "classes", "mean", "std", "epoch", "test_acc"]), anything)
+@given(
+    st.sampled_from(
+        ["network", "arguments", "weights", "classes", "mean", "std", "epoch", "test_acc"]
+    ),
+    anything,
+)
 def test_checkpoint_with_any_entry(finished_run, small_npz, tmp_path, name, value):
     """It is refused, or good enough to be measured by evaluate.py."""
-    content = torch.load(finished_run / artifacts.BEST, weights_only=True)
+    content = torch.load(finished_run / names.BEST, weights_only=True)
     path = tmp_path / "x.pt"
     torch.save({**content, name: value}, path)
     outcome = run_script("evaluate", path, "--dataset", small_npz)
@@ -119,12 +126,12 @@ def test_checkpoint_with_any_entry(finished_run, small_npz, tmp_path, name, valu
 
 
 @fuzz
-@given(st.sampled_from(["settings", "log", "optimizers", "schedules"]), anything)
+@given(st.sampled_from(["settings", "log", "optimizers", "step"]), anything)
 def test_resume_with_any_entry(finished_run, small_npz, tmp_path, name, value):
-    content = torch.load(finished_run / artifacts.LAST, weights_only=True)
+    content = torch.load(finished_run / names.LAST, weights_only=True)
     content["training"][name] = value
     torch.save(content, tmp_path / "last.pt")
-    (tmp_path / "best.pt").write_bytes((finished_run / artifacts.BEST).read_bytes())
+    (tmp_path / "best.pt").write_bytes((finished_run / names.BEST).read_bytes())
     flags = ("--dataset", small_npz, "--epochs", 2, "--batch-size", 32, "--out", tmp_path)
     outcome = run_script("train", *flags, "--resume")
     outcome.assert_refused("last.pt")

@@ -4,12 +4,12 @@ import re
 from html.parser import HTMLParser
 from itertools import product
 
-import artifacts
 import numpy as np
 from conftest import run_script
 from PIL import Image
 
-from update_readme import BLOCKS
+from records.run import read_confusion
+from report.blocks import BLOCKS
 
 HOSTILE_NAMES = (
     "<script>alert(1)</script>",
@@ -34,7 +34,7 @@ def test_hostile_class_names_stay_text(tmp_path):
     out = tmp_path / "out"
     outcome = run_script("train", "--dataset", tmp_path / "data", "--out", out, *flags)
     assert outcome.status == 0, outcome.err
-    assert artifacts.read_confusion(out).columns.tolist() == sorted(names)
+    assert read_confusion(out).columns.tolist() == sorted(names)
     for path in out.rglob("*.png"):
         assert re.fullmatch(r"[\w.-]+", path.name)
     readme = tmp_path / "README.md"

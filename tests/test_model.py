@@ -1,10 +1,11 @@
-"""The network is DESIGN's table, at any width."""
+"""The published network: its channels, sizes and parameters, at any width."""
 
 import pytest
 import torch
 from conftest import run_script
 
-from model import Net, count_parameters, summary_text
+from model import Net, count_parameters
+from report.layer_table import layer_table
 
 # module, output channels, output size, parameters (convolutions and batch norm)
 TABLE = [
@@ -31,8 +32,8 @@ def test_blocks(name, channels, size, parameters):
     assert count_parameters(block) == parameters
 
 
-def test_summary_has_the_layer_table():
-    lines = summary_text(Net()).splitlines()
+def test_layer_table():
+    lines = layer_table(Net()).splitlines()
     assert "depth-idx" in lines[1]
     for name, channels, size, _ in TABLE:
         (row,) = [line for line in lines if f"({name})" in line]

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from muon import Muon, orthogonal
 from torch import nn
+
+from training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(24, 27), (48, 288), (128, 112), (1, 9), (5, 1)])

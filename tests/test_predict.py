@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import CLASSES, REPO, run_script
 from PIL import Image
-from trained import TrainedNet
 
 import predict
 from data import as_tensor
+from records.checkpoints import TrainedNet
 
 
 @pytest.fixture(scope="module")

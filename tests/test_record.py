@@ -3,16 +3,17 @@
 import json
 import shutil
 
-import artifacts
-import evidence
 import pytest
 from conftest import run_script, train
-from evidence import RecipeRow
-from storage import read_table
+
+from records import names
+from records.evidence import RecipeRow
+from records.run import read_config, read_log
+from records.tables import read_table
 
 
 def rows(results):
-    return read_table(results / evidence.RECIPES, RecipeRow).to_dict("records")
+    return read_table(results / names.RECIPES, RecipeRow).to_dict("records")
 
 
 def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
@@ -20,18 +21,18 @@ def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
     for seed, folder in enumerate(folders):
         train(small_npz, folder, "--epochs", 2, "--seed", seed, "--width", 0.25)
     results = tmp_path / "results"
-    assert run_script("record", *folders, "--results", results).status == 0
+    assert run_script("experiments.record", *folders, "--results", results).status == 0
     for seed, (row, folder) in enumerate(zip(rows(results), folders, strict=True)):
-        config, log = artifacts.read_config(folder), artifacts.read_log(folder)
+        config, log = read_config(folder), read_log(folder)
         assert row["test_acc"] == log.test_acc.iloc[-1]
         assert row["best_test_acc"] == log.test_acc.max()
         assert row["seconds"] == pytest.approx(log.seconds.sum(), abs=0.1)
         assert (row["seed"], row["epochs"], row["params"]) == (seed, 2, config.parameters)
         assert row["command"] == config.command
-        assert row["model"] == "C1C2C3C4O, width 0.25"
+        assert row["model"] == "Net, width 0.25"
 
     before = rows(results)
-    assert run_script("record", folders[0], "--results", results).status == 0
+    assert run_script("experiments.record", folders[0], "--results", results).status == 0
     assert rows(results) == before  # replaced, not doubled, and the other kept
 
 
@@ -42,15 +43,19 @@ def test_what_is_no_evidence_is_refused(flags, small_npz, tmp_path):
     if not flags:  # stopped after its first epoch
         log = (folder / "train_log.csv").read_text().splitlines(keepends=True)
         (folder / "train_log.csv").write_text("".join(log[:2]))
-    outcome = run_script("record", folder, "--results", tmp_path)
+    outcome = run_script("experiments.record", folder, "--results", tmp_path)
     outcome.assert_refused("held-out images" if flags else "has 1 of 2 epochs")
-    assert not (tmp_path / evidence.RECIPES).exists()
+    assert not (tmp_path / names.RECIPES).exists()
 
 
 def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())
-    del config["flags"]["width"]
+    del config["flags"]["epochs"]
     (folder / "config.json").write_text(json.dumps(config))
-    run_script("record", folder, "--results", tmp_path).assert_refused("config.json", "width")
-    run_script("record", tmp_path / "no", "--results", tmp_path).assert_refused("no/config.json")
+    run_script("experiments.record", folder, "--results", tmp_path).assert_refused(
+        "config.json", "epochs"
+    )
+    run_script("experiments.record", tmp_path / "no", "--results", tmp_path).assert_refused(
+        "no/config.json"
+    )

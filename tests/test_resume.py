@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 
-import artifacts
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from conftest import REPO, Outcome, assert_same_run, log_without_times, run_scri
 
 from model import Net
 from recipe import AUGMENTERS
+from records.run import read_log
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -52,7 +52,7 @@ def test_interrupted_and_resumed_is_the_run(augment, small_npz, tmp_path):
     """Ctrl-C in a real process, then the command that it names."""
     flags = ["--dataset", small_npz, "--epochs", 12, "--batch-size", 16, *augment]
     assert run_script("train", *flags, "--out", tmp_path / "whole").status == 0
-    assert artifacts.read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
+    assert read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
     command = [sys.executable, "train.py", *map(str, flags), "--out", str(tmp_path / "cut")]
     process = subprocess.Popen(
         command,
@@ -129,7 +129,7 @@ def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_pa
         last.write_bytes(whole[:-1000])
     elif damage == "tampered":
         checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
-        del checkpoint["model"]["fc.bias"]
+        del checkpoint["weights"]["fc.bias"]
         torch.save(checkpoint, last)
     elif damage == "settings":
         checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
@@ -152,5 +152,5 @@ def test_resume_with_a_broken_best_pt(damage, small_npz, finished_run, tmp_path)
         best.write_bytes(best.read_bytes()[:-1000])
     else:
         checkpoint = torch.load(best, weights_only=True)
-        torch.save({**checkpoint, "model": Net(3, width=0.5).state_dict()}, best)
+        torch.save({**checkpoint, "weights": Net(3, width=0.5).state_dict()}, best)
     train(small_npz, out, "--epochs", 2, "--resume").assert_refused("best.pt")

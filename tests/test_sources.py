@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import sources
-from cli import UserError
 from conftest import CLASSES, run_script, save_npz
 from PIL import Image
 
+from console.errors import UserError
+from data import load
+from inputs.image_data import hold_out
+
 
 def test_digits():
-    data = sources.load("digits")
+    data = load("digits")
     assert data.train_images.shape == (1437, 32, 32, 3)
     assert data.test_images.shape == (360, 32, 32, 3)
     assert data.train_images.dtype == np.uint8
@@ -23,7 +25,7 @@ def test_digits():
         assert labels.dtype == np.int64
         shares = np.bincount(labels) / len(labels)
         assert np.all(abs(shares - 0.1) < 0.01)
-    assert sources.load("digits").fingerprint == data.fingerprint
+    assert load("digits").fingerprint == data.fingerprint
 
 
 def test_mean_and_std_are_those_of_the_training_pixels(small_data):
@@ -33,7 +35,7 @@ def test_mean_and_std_are_those_of_the_training_pixels(small_data):
 
 
 def test_limit_train_keeps_that_many_and_the_test_set(small_npz, small_data):
-    data = sources.load(str(small_npz), limit_train=10)
+    data = load(str(small_npz), limit_train=10)
     assert data.train_images.shape == (10, 32, 32, 3)
     originals = {image.tobytes(): label for image, label in _train_pairs(small_data)}
     assert all(originals[image.tobytes()] == label for image, label in _train_pairs(data))
@@ -42,7 +44,7 @@ def test_limit_train_keeps_that_many_and_the_test_set(small_npz, small_data):
 
 def test_hold_out_parts_the_training_set_and_gives_each_class_its_share(small_data):
     labels = np.repeat([0, 1, 2], [60, 24, 12])
-    data = sources.hold_out(replace(small_data, train_labels=labels), 24)
+    data = hold_out(replace(small_data, train_labels=labels), 24)
     assert np.bincount(data.test_labels).tolist() == [15, 6, 3]
     assert np.bincount(data.train_labels).tolist() == [45, 18, 9]
     parts = np.concatenate([data.train_images, data.test_images])
@@ -58,7 +60,7 @@ def _train_pairs(data):
 
 
 def test_npz_is_read_as_it_was_written(small_npz, small_data):
-    data = sources.load(str(small_npz))
+    data = load(str(small_npz))
     np.testing.assert_array_equal(data.train_images, small_data.train_images)
     np.testing.assert_array_equal(data.test_labels, small_data.test_labels)
     assert data.classes == CLASSES
@@ -76,7 +78,7 @@ def test_npz_of_any_size_grey_or_rgb(shape, small_data, tmp_path):
         train_labels=(np.arange(96) % 3).reshape(-1, 1).astype(np.uint8),
         val_images=np.zeros((1, 2)),
     )
-    data = sources.load(str(path))
+    data = load(str(path))
     assert data.train_images.shape == (96, 32, 32, 3)
     assert (data.test_images == 77).all()
     assert data.train_labels.shape == (96,)
@@ -89,12 +91,12 @@ def test_npz_without_class_names_numbers_them(small_data, tmp_path):
     path = tmp_path / "x.npz"
     arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
     np.savez(path, **arrays)
-    assert sources.load(str(path)).classes == ("0", "1", "2")
+    assert load(str(path)).classes == ("0", "1", "2")
 
 
 def test_npz_class_names_as_bytes(small_data, tmp_path):
     path = save_npz(tmp_path / "x.npz", small_data, classes=np.array([b"a", b"b", b"c"]))
-    assert sources.load(str(path)).classes == ("a", "b", "c")
+    assert load(str(path)).classes == ("a", "b", "c")
 
 
 LABELS = np.arange(96) % 3
@@ -131,7 +133,7 @@ def test_npz_labels_with_a_gap_are_refused_without_class_names(small_data, tmp_p
     arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
     np.savez(tmp_path / "x.npz", **{**arrays, "train_labels": small_data.train_labels * 2})
     with pytest.raises(UserError, match="go up to 4 but none is 1"):
-        sources.load(str(tmp_path / "x.npz"))
+        load(str(tmp_path / "x.npz"))
 
 
 @pytest.mark.parametrize("member", ["train_images", "classes"])
@@ -148,7 +150,7 @@ def test_npz_member_that_is_no_array(member, small_npz, tmp_path):
 def test_npz_with_missing_keys(tmp_path):
     np.savez(tmp_path / "x.npz", train_images=np.zeros(3), test_labels=np.zeros(3))
     with pytest.raises(UserError, match="has no train_labels, test_images"):
-        sources.load(str(tmp_path / "x.npz"))
+        load(str(tmp_path / "x.npz"))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>error", "truncated", "array"])
@@ -188,7 +190,7 @@ def tree(tmp_path):
 
 
 def test_folder(tree):
-    data = sources.load(str(tree))
+    data = load(str(tree))
     assert data.classes == ("cat", "red fox")
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.test_labels.tolist() == [0, 0, 1, 1]
@@ -198,7 +200,7 @@ def test_folder(tree):
 def test_folder_images_of_the_networks_size_are_kept_exactly(tree):
     pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tree / "train" / "cat" / "0.png")
-    np.testing.assert_array_equal(sources.load(str(tree)).train_images[0], pixels)
+    np.testing.assert_array_equal(load(str(tree)).train_images[0], pixels)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_folder_converts_to_rgb(mode, color, suffix, rgb, tree):
     (tree / "train" / "cat" / "0.png").unlink(missing_ok=suffix != "png")
     if suffix == "png":
         Image.new(mode, (50, 20), color).save(tree / "train" / "cat" / "0.png")
-    assert sources.load(str(tree)).train_images[0, 5, 5].tolist() == list(rgb)
+    assert load(str(tree)).train_images[0, 5, 5].tolist() == list(rgb)
 
 
 def break_tree(tree, how):

@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-import artifacts
 import forked
 import pytest
 from conftest import REPO, assert_same_run, log_without_times, run_script
 
 from recipe import AUGMENTERS
+from records import names
+from records.run import read_config
 
 EPOCHS, KILLS = 16, 30
 
@@ -61,7 +62,7 @@ def test_killed_30_times_and_resumed_is_the_run(flags, whole, out):
     """At random changes of its files: in the epochs first, then also while it draws pictures."""
     rng = random.Random(0)
     for kill in range(KILLS):
-        resume = ["--resume"] * (out / artifacts.LAST).exists()
+        resume = ["--resume"] * (out / names.LAST).exists()
         die_at = rng.randint(1, 40 if kill < KILLS * 2 / 3 else 90)
         assert forked.run([*flags, *resume], out, die_at).status == -signal.SIGKILL
     assert forked.run([*flags, "--resume"], out).status == 0
@@ -75,9 +76,9 @@ def test_killed_while_it_moves_an_earlier_run_away(die_at, flags, whole, out):
     another = [*flags, "--seed", "1", "--epochs", "1"]
     forked.run(another, out, die_at)
     assert forked.run(another, out).status == 0
-    started = artifacts.read_config(whole).started
+    started = read_config(whole).started
     folders = (out / "archive").iterdir()
-    (kept,) = [folder for folder in folders if artifacts.read_config(folder).started == started]
+    (kept,) = [folder for folder in folders if read_config(folder).started == started]
     assert files(kept) == files(whole)
     assert all((kept / file).read_bytes() == (whole / file).read_bytes() for file in files(whole))
 
@@ -116,13 +117,14 @@ def test_stopped_before_an_epoch_is_finished(flags, out):
 
 def test_a_stop_waits_until_what_is_being_kept_is_kept():
     code = (
-        "import cli, signal\n"
+        "import signal\n"
+        "from console.errors import run, stop_delayed\n"
         "def main():\n"
-        "    with cli.stops_held():\n"
+        "    with stop_delayed():\n"
         "        signal.raise_signal(signal.SIGTERM)\n"
         "        print('kept')\n"
         "    print('not reached')\n"
-        "cli.run(main)"
+        "run(main)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (143, "kept\n")
@@ -137,7 +139,7 @@ def test_a_second_ctrl_c_ends_at_once():
         "    finally:\n"
         "        signal.raise_signal(signal.SIGINT)\n"
         "        time.sleep(60)\n"
-        "cli.run(main)"
+        "run(main)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == -signal.SIGINT  # which a shell shows as 130
@@ -167,15 +169,15 @@ def stopped_after_two_epochs(flags, out) -> bytes:
     run.wait_for_epochs(2)
     run.process.kill()
     run.process.join()
-    return (out / artifacts.LAST).read_bytes()
+    return (out / names.LAST).read_bytes()
 
 
 def test_a_full_disk(flags, whole, out):
     last = stopped_after_two_epochs(flags, out)
     outcome = forked.run([*flags, "--resume"], out, prepare=forked.limit_file_size)
     outcome.assert_refused(f"{out}/", ".pt cannot be written: File too large", "is kept")
-    assert (out / artifacts.LAST).read_bytes() == last
-    assert not list(out.rglob(".*"))
+    assert (out / names.LAST).read_bytes() == last
+    assert not list(out.rglob(".*.partial.*"))
     assert forked.run([*flags, "--resume"], out).status == 0
     assert_same_run(whole, out)
 

@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import artifacts
 import numpy as np
 import pytest
-import sources
 import torch
 import torch.nn.functional as F
 from conftest import (
@@ -24,11 +22,15 @@ from conftest import (
     train,
 )
 from PIL import Image
-from trainer import Tally, Trainer
 
-from data import Normalise
-from model import Net
+from data import DeviceBatches, load
+from model import Net, Normalise, build_network
 from recipe import Recipe
+from records import names
+from records.checkpoints import load_checkpoint
+from records.run import read_config, read_confusion, read_log
+from training.optimizers import linear_schedule
+from training.trainer import Sums, Trainer
 
 PICTURES = {
     "acc_curves.png": (600, 400),
@@ -40,10 +42,10 @@ PICTURES = {
 
 
 def test_a_run_leaves_its_log_config_checkpoints_and_pictures(finished_run, small_data):
-    log = artifacts.read_log(finished_run)
+    log = read_log(finished_run)
     assert log.epoch.tolist() == [1, 2]
     assert (log.seconds > 0).all()
-    config = artifacts.read_config(finished_run)
+    config = read_config(finished_run)
     assert config.parameters == 84_322 - 7 * 129
     assert config.classes == list(CLASSES)
     assert config.fingerprint == small_data.fingerprint
@@ -53,46 +55,46 @@ def test_a_run_leaves_its_log_config_checkpoints_and_pictures(finished_run, smal
         with Image.open(finished_run / "plots" / name) as image:
             assert image.size == size
             assert len(image.convert("RGB").getcolors(1 << 20)) > 10
-    for folder in (artifacts.TEST_TILES, artifacts.AUGMENTED_TILES):
+    for folder in (names.TEST_TILES, names.AUGMENTED_TILES):
         tiles = sorted(path.name for path in (finished_run / folder).iterdir())
         assert [name[:7] for name in tiles] == [f"img_{i:02d}_" for i in range(8)]
-    assert list(finished_run.rglob(".*")) == []  # no temporary file is left
+    assert list(finished_run.rglob(".*")) == [finished_run / ".lock"]  # no temporary file is left
 
 
 def test_log_and_confusion_matrix_are_what_best_pt_does(finished_run, small_data):
     """Recomputed in a few lines that share nothing with the training loop."""
-    checkpoint = artifacts.load_checkpoint(finished_run / "best.pt")
-    net = Net(len(checkpoint.classes), checkpoint.width).eval()
-    net.load_state_dict(checkpoint.model)
+    checkpoint = load_checkpoint(finished_run / "best.pt")
+    net = Net(len(checkpoint.classes)).eval()
+    net.load_state_dict(checkpoint.weights)
     images = torch.from_numpy(small_data.test_images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(small_data.test_labels)
     with torch.no_grad():
         logits = net(Normalise(checkpoint.mean, checkpoint.std)(images))
-    log = artifacts.read_log(finished_run).set_index("epoch").loc[checkpoint.epoch]
+    log = read_log(finished_run).set_index("epoch").loc[checkpoint.epoch]
     assert log.test_acc == pytest.approx(
         100 * (logits.argmax(1) == labels).double().mean().item(), abs=1e-6
     )
     assert log.test_loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
-    counts = artifacts.read_confusion(finished_run).to_numpy()
+    counts = read_confusion(finished_run).to_numpy()
     assert counts.sum() == len(labels)
     assert counts.sum(1).tolist() == np.bincount(labels).tolist()
     assert counts.trace() == (logits.argmax(1) == labels).sum()
 
 
 def test_classes_have_one_order(finished_run, small_data):
-    matrix = artifacts.read_confusion(finished_run)
+    matrix = read_confusion(finished_run)
     assert list(small_data.classes) == list(CLASSES)
-    assert artifacts.load_checkpoint(finished_run / "best.pt").classes == list(CLASSES)
-    assert artifacts.read_config(finished_run).classes == list(CLASSES)
+    assert load_checkpoint(finished_run / "best.pt").classes == list(CLASSES)
+    assert read_config(finished_run).classes == list(CLASSES)
     assert list(matrix.index) == list(matrix.columns) == list(CLASSES)
 
 
 def test_a_last_smaller_batch_counts_by_its_size():
     logits, labels = torch.randn(21, 3), torch.arange(21) % 3
-    tally = Tally(torch.device("cpu"))
+    sums = Sums(torch.device("cpu"))
     for part in zip(logits.split(8), labels.split(8), strict=True):  # 8, 8 and 5
-        tally.add(*part)
-    loss, accuracy = tally.figures()
+        sums.add(*part)
+    loss, accuracy = sums.figures()
     assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
     right = (logits.argmax(1) == labels).sum().item()
     assert accuracy == pytest.approx(100 * right / 21, abs=1e-9)
@@ -100,8 +102,8 @@ def test_a_last_smaller_batch_counts_by_its_size():
 
 def test_best_pt_is_of_the_first_epoch_with_the_best_accuracy(small_npz, tmp_path):
     train(small_npz, tmp_path, "--epochs", 6)
-    log = artifacts.read_log(tmp_path)
-    checkpoint = artifacts.load_checkpoint(tmp_path / "best.pt")
+    log = read_log(tmp_path)
+    checkpoint = load_checkpoint(tmp_path / "best.pt")
     assert checkpoint.epoch == log.epoch[log.test_acc.idxmax()]
     assert checkpoint.test_acc == log.test_acc.max()
 
@@ -117,13 +119,13 @@ def test_a_run_with_holdout_never_looks_at_the_test_set(small_npz, small_data, t
         assert "72 training and 24 validation images" in outcome.out
         assert "validation accuracy: last" in outcome.out
     assert_same_run(*outs)
-    log = artifacts.read_log(outs[0])
+    log = read_log(outs[0])
     assert {"val_loss", "val_acc"} < set(log)
     assert not {"test_loss", "test_acc"} & set(log)
-    best = artifacts.load_checkpoint(outs[0] / "best.pt")
+    best = load_checkpoint(outs[0] / "best.pt")
     assert (best.val_acc, best.test_acc) == (log.val_acc.max(), None)
     assert best.epoch == log.epoch[log.val_acc.idxmax()]
-    assert artifacts.read_confusion(outs[0]).to_numpy().sum(1).tolist() == [8, 8, 8]
+    assert read_confusion(outs[0]).to_numpy().sum(1).tolist() == [8, 8, 8]
 
 
 @pytest.mark.parametrize("count", [95, 96, 2])  # no class, or not every class, in one of the parts
@@ -139,8 +141,8 @@ def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):
     flags = ["--epochs", "2", "--batch-size", "20", "--compile", "--out", str(tmp_path)]
     command = [sys.executable, "train.py", "--dataset", str(small_npz), *flags]
     subprocess.run(command, cwd=REPO, capture_output=True, check=True)
-    checkpoint = artifacts.load_checkpoint(tmp_path / "best.pt")
-    Net(len(CLASSES)).load_state_dict(checkpoint.model)
+    checkpoint = load_checkpoint(tmp_path / "best.pt")
+    Net(len(CLASSES)).load_state_dict(checkpoint.weights)
     resumed = run_script("train", "--dataset", small_npz, *flags, "--resume")
     assert "resumed after epoch 2 of 2" in resumed.out
 
@@ -184,15 +186,15 @@ def test_a_nan_later_on_keeps_the_last_good_checkpoint(small_npz, tmp_path, monk
 
     def poisoned(self, epoch, batches):
         if epoch == 3:
-            torch.nn.init.constant_(self.model.fc.bias, torch.nan)
+            torch.nn.init.constant_(self.network.fc.bias, torch.nan)
         return run_epoch(self, epoch, batches)
 
     monkeypatch.setattr(Trainer, "run_epoch", poisoned)
     outcome = train(small_npz, tmp_path, "--epochs", 4)
     outcome.assert_refused("NaN in epoch 3", "still holds epoch 2")
-    checkpoint = artifacts.load_checkpoint(tmp_path / "last.pt")
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
     assert checkpoint.epoch == 2
-    assert all(v.isfinite().all() for v in checkpoint.model.values())
+    assert all(v.isfinite().all() for v in checkpoint.weights.values())
     assert len(log_without_times(tmp_path)) == 2
 
 
@@ -204,21 +206,26 @@ def test_out_that_cannot_be_written(small_npz, tmp_path):
 
 
 @pytest.mark.parametrize("steps", range(1, 12))
-def test_schedules_of_any_length(steps, small_data):
-    """Up to --lr times --batch-size and down, in so few steps too that a phase is empty."""
-    recipe = Recipe(lr=0.001, batch_size=32, weight_decay=0.0)
-    trainer = Trainer(Net(3, width=0.1), torch.device("cpu"), small_data, recipe, steps)
-    rates = []
-    for _ in range(steps):
-        (rate,) = {rate for schedule in trainer.schedules for rate in schedule.get_last_lr()}
-        rates.append(rate)
-        for optimizer, schedule in zip(trainer.optimizers, trainer.schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-    assert max(rates) == pytest.approx(0.032)
-    assert 0 < rates[-1] <= 1.3 * 0.032 / steps
+@pytest.mark.parametrize("warmup", [0.01, 0.2, 0.9])
+def test_schedules_of_any_length(steps, warmup):
+    """The rate rises to its peak and falls, in so few steps too that a phase is empty."""
+    rates = [linear_schedule(step, steps, Recipe(warmup=warmup)) for step in range(steps)]
+    assert max(rates) <= 1
+    assert min(rates) > 0
     peak = rates.index(max(rates))
     assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
+
+
+def test_every_optimizer_follows_the_schedule_to_its_end(small_data):
+    network = build_network(num_classes=3, width=0.1)
+    recipe = Recipe(epochs=2, batch_size=32, augment="device")
+    trainer = Trainer(network, small_data, recipe, torch.device("cpu"))
+    rates = []
+    for images, labels in DeviceBatches(small_data, recipe, torch.device("cpu")).epoch(1):
+        trainer.train_step(images, labels)
+        (rate,) = {group["lr"] for o in trainer.optimizers for group in o.param_groups}
+        rates.append(rate)
+    assert rates == [0.032 * linear_schedule(step, 6, recipe) for step in range(3)]
 
 
 def test_two_classes_width_smoothing_and_a_last_batch_of_one(small_data, tmp_path):
@@ -259,4 +266,4 @@ def test_fingerprint_changes_with_the_data(small_npz, small_data, tmp_path):
     changed = small_data.train_images.copy()
     changed[5, 5, 5, 1] ^= 1
     other = save_npz(tmp_path / "other.npz", small_data, train_images=changed)
-    assert sources.load(str(other)).fingerprint != sources.load(str(small_npz)).fingerprint
+    assert load(str(other)).fingerprint != load(str(small_npz)).fingerprint

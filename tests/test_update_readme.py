@@ -7,18 +7,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import artifacts
-import evidence
 import pytest
-from cli import UserError
 from conftest import run_script
-from evidence import AblationRow, BenchRow, Mark, RecipeRow
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from storage import write_table
 
-from update_readme import BLOCKS, find_blocks, inject
+from console.errors import UserError
+from records import names
+from records.evidence import AblationRow, BenchRow, Mark, RecipeRow
+from records.run import read_log
+from records.tables import write_table
+from report.blocks import BLOCKS
+from update_readme import find_blocks, inject
 
 PATH = Path("README.md")
 CONTENT = {name: f"new {name}\nsecond line | ü" for name in BLOCKS}
@@ -29,6 +30,13 @@ def marked(name: str, content: bytes = b"\nold\n") -> bytes:
 
 
 README = b"\n".join([b"# Title", *map(marked, BLOCKS), b"The end."])
+
+
+def injected(readme: bytes) -> bytes:
+    """`readme` with the content of its blocks replaced."""
+    spans = find_blocks(readme, BLOCKS, PATH)
+    return inject(readme, {name: CONTENT[name] for name in spans}, spans)
+
 
 PARTS = len(BLOCKS) + 1
 outside = st.binary(max_size=60).filter(lambda text: b"<!--" not in text)
@@ -41,19 +49,19 @@ def test_text_outside_the_markers_survives_byte_for_byte(texts, order):
         part for pair in zip(texts, map(marked, order), strict=False) for part in pair
     )
     readme += b"|" + texts[-1]
-    once = inject(readme, CONTENT, PATH)
-    assert inject(once, CONTENT, PATH) == once
+    once = injected(readme)
+    assert injected(once) == once
     pattern = re.compile(rb"(<!-- (\w+) -->).*?(<!-- /\2 -->)", re.DOTALL)
     assert pattern.sub(rb"\1\3", once) == pattern.sub(rb"\1\3", readme)
     for name, content in CONTENT.items():
-        start, end = find_blocks(once, PATH)[name]
+        start, end = find_blocks(once, BLOCKS, PATH)[name]
         assert once[start:end].decode().split() == content.split()
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
 def test_blocks_take_the_readmes_line_endings(newline):
     readme = README.replace(b"\n", newline)
-    result = inject(readme, CONTENT, PATH)
+    result = injected(readme)
     assert result.count(b"\n") == result.count(newline)
     if newline == b"\n":
         assert b"\r" not in result
@@ -65,33 +73,52 @@ def swap(readme: bytes, one: bytes, other: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize(
-    ("fault", "word"),
+    ("fault", "words"),
     [
-        (lambda readme, opening, closing: readme.replace(opening, b""), "missing"),
-        (lambda readme, opening, closing: readme.replace(closing, b""), "missing"),
-        (lambda readme, opening, closing: readme + opening, "2 times"),
-        (lambda readme, opening, closing: readme + closing, "2 times"),
-        (lambda readme, opening, closing: readme.replace(closing, opening), "2 times"),
-        (swap, "before"),
+        (lambda readme, opening, closing: readme.replace(opening, b""), "has no <!-- NAME -->"),
+        (lambda readme, opening, closing: readme.replace(closing, b""), "NAME.*closed|missing"),
+        (lambda readme, opening, closing: readme + opening, "<!-- NAME --> is there twice"),
+        (lambda readme, opening, closing: readme + closing, "<!-- /NAME --> is there twice"),
+        (lambda readme, opening, closing: readme.replace(closing, opening), "NAME is not closed"),
+        (swap, "has no <!-- NAME -->"),
     ],
 )
-def test_broken_markers_are_named(name, fault, word):
+def test_broken_markers_are_named(name, fault, words):
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-    with pytest.raises(UserError, match=rf"README\.md: .*{name} -->.*{word}"):
-        inject(fault(README, opening.encode(), closing.encode()), CONTENT, PATH)
+    with pytest.raises(UserError, match=rf"README\.md: .*({words.replace('NAME', name)})"):
+        injected(fault(README, opening.encode(), closing.encode()))
 
 
 def test_crossed_blocks_are_named():
-    readme = swap(README, b"<!-- /PLOTS -->", b"<!-- TILE_GALLERY -->")
-    with pytest.raises(UserError, match="PLOTS and TILE_GALLERY cross"):
-        inject(readme, CONTENT, PATH)
-    touching = b"<!-- RESULTS -->a<!-- PLOTS --><!-- /RESULTS -->b<!-- /PLOTS -->"
-    rest = b"".join(marked(name) for name in BLOCKS if name not in ("RESULTS", "PLOTS"))
-    with pytest.raises(UserError, match="RESULTS and PLOTS cross"):
-        inject(touching + rest, CONTENT, PATH)
-    nested = README.replace(marked("RF"), b"").replace(b"old", marked("RF"), 1)
-    with pytest.raises(UserError, match="RESULTS and RF cross"):
-        inject(nested, CONTENT, PATH)
+    crossed = b"<!-- RESULTS -->a<!-- PLOTS --><!-- /RESULTS -->b<!-- /PLOTS -->"
+    nested = b"<!-- RESULTS -->a<!-- RF --><!-- /RF --><!-- /RESULTS -->"
+    for readme, within in ((crossed, "PLOTS"), (nested, "RF")):
+        with pytest.raises(UserError, match=f"RESULTS is not closed before <!-- {within} -->"):
+            injected(readme)
+
+
+def test_a_readme_without_markers_is_refused():
+    with pytest.raises(UserError, match="no markers"):
+        injected(b"# Title, and <!-- a comment -->")
+
+
+@given(st.sets(st.sampled_from(list(BLOCKS)), min_size=1))
+def test_blocks_without_markers_are_left_out(present):
+    readme = b"\n".join([b"# Title", *map(marked, present), b"The end."])
+    result = injected(readme)
+    for name in BLOCKS:
+        assert (CONTENT[name].encode() in result) == (name in present)
+
+
+def test_the_command_names_the_blocks_that_it_leaves_out(repo):
+    readme = repo / "docs" / "README.md"
+    present = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "MODEL_SUMMARY")
+    readme.write_bytes(b"\n".join(map(marked, present)))
+    outcome = update(repo)
+    assert (outcome.status, outcome.err) == (0, "")
+    (line,) = [line for line in outcome.out.splitlines() if "no markers for" in line]
+    assert "RECIPES, ABLATION, CLASSES, RF, BENCH" in line
+    assert b"old" not in readme.read_bytes()
 
 
 MARKERS = [f"<!-- {slash}{name} -->" for name in BLOCKS for slash in ("", "/")]
@@ -101,10 +128,10 @@ MARKERS = [f"<!-- {slash}{name} -->" for name in BLOCKS for slash in ("", "/")]
 def test_any_order_of_markers_is_injected_or_refused(markers, between):
     readme = between.join(markers).encode()
     try:
-        result = inject(readme, CONTENT, PATH)
+        result = injected(readme)
     except UserError:
         return
-    assert inject(result, CONTENT, PATH) == result
+    assert injected(result) == result
 
 
 @pytest.fixture
@@ -160,7 +187,7 @@ def test_blocks_show_the_run(repo):
         assert (readme.parent / unquote(image["src"])).is_file()
         assert not image["src"].startswith("/")
 
-    log = artifacts.read_log(repo / "my results#1")
+    log = read_log(repo / "my results#1")
     best = log.loc[log.test_acc.idxmax()]
     assert f"| Best test accuracy | {best.test_acc:.2f} % (epoch {best.epoch:.0f}) |" in text
     assert f"| Latest test accuracy | **{log.test_acc.iloc[-1]:.2f} %** (epoch 2) |" in text
@@ -175,7 +202,7 @@ def test_blocks_show_the_run(repo):
 
 def readme_with(repo: Path, table: Path, rows: list) -> str:
     """The README once `rows` lie beside the run as `table`."""
-    write_table(repo / "my results#1" / table, type(rows[0]), rows)
+    write_table(repo / "my results#1" / table, rows)
     assert update(repo).status == 0
     return (repo / "docs" / "README.md").read_text("utf-8")
 
@@ -189,7 +216,7 @@ def test_bench_block(repo):
         BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
         BenchRow("plain", 493.8, 480, 500, 0.4, 1, 1001, "CPU <x>", command),
     ]
-    text = readme_with(repo, evidence.BENCH, rows)
+    text = readme_with(repo, names.BENCH, rows)
     assert "| ceiling | 1,234 | 1,200 to 1,300 | 1.00 | 2.50 | 987 MB |" in text
     assert "| plain | 494 | 480 to 500 | 0.40 | 1.00 | 1,001 MB |" in text
     assert f"`{command}` on CPU &lt;x&gt;." in text
@@ -212,13 +239,13 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
         Mark("theirs", "https://example.org", 1000, "?", "no", "200", 94.4),
         Mark("<nobody's>", "?", 1000, "41 M", "yes", "?", 85),
     ]
-    write_table(repo / "my results#1" / evidence.MARKS, Mark, marks)
-    text = readme_with(repo, evidence.RECIPES, runs)
+    write_table(repo / "my results#1" / names.MARKS, marks)
+    text = readme_with(repo, names.RECIPES, runs)
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **88.50 ± 0.71** | 89.50 | 2 |" in text
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **50.00** | 51.00 | 1 |" in text
     assert "| **width 1.5** | 84,322 | 13.7 M | yes | 25 | **90.00** | 91.00 | 1 |" in text
-    assert "| [theirs](https://example.org) | 1,000 | ? | no | 200 | 94.4 | | |" in text
-    assert "| &lt;nobody's&gt; | 1,000 | 41 M | yes | ? | 85 | | |" in text
+    assert "| [theirs](https://example.org) | 1,000 | ? | no | 200 | 94.4 |  |  |" in text
+    assert "| &lt;nobody's&gt; | 1,000 | 41 M | yes | ? | 85 |  |  |" in text
 
 
 def test_ablation_block_compares_the_same_seeds(repo):
@@ -229,7 +256,7 @@ def test_ablation_block_compares_the_same_seeds(repo):
             ("SGD", 1, 83.0), ("EMA", 1, 85), ("mixup", 2, 86),
         )
     ]  # fmt: skip
-    text = readme_with(repo, evidence.ABLATION, runs)
+    text = readme_with(repo, names.ABLATION, runs)
     assert "| none | 8 | 82.00 ± 2.83 | +0.00 | 83.00 | 0.5000 | 2 |" in text
     assert "| SGD | 8 | 80.50 ± 3.54 | -1.50 | 81.50 | 0.5000 | 2 |" in text
     assert "| EMA | 8 | 85.00 | +1.00 | 86.00 | 0.5000 | 1 |" in text
@@ -251,14 +278,14 @@ def test_names_with_markup_stay_text_in_the_table(repo):
 @pytest.mark.parametrize(
     "name",
     [
-        artifacts.TRAIN_LOG,
-        artifacts.CONFIG,
-        artifacts.ACCURACY_CURVES,
-        artifacts.CONFUSION_PLOT,
-        artifacts.CONFUSION_MATRIX,
-        artifacts.BEST,
-        artifacts.TEST_TILES,
-        artifacts.AUGMENTED_GRID,
+        names.TRAIN_LOG,
+        names.CONFIG,
+        names.ACCURACY_CURVES,
+        names.CONFUSION_PLOT,
+        names.CONFUSION_MATRIX,
+        names.BEST,
+        names.TEST_TILES,
+        names.AUGMENTED_GRID,
     ],
 )
 def test_a_missing_results_file_is_named(name, repo):
@@ -269,16 +296,15 @@ def test_a_missing_results_file_is_named(name, repo):
 
 
 def test_a_missing_tile_is_told(repo):
-    next((repo / "my results#1" / artifacts.TEST_TILES).iterdir()).unlink()
+    next((repo / "my results#1" / names.TEST_TILES).iterdir()).unlink()
     update(repo).assert_refused("test_samples", "7 tiles of 8")
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ('"width": 1.0', '"width": "x"'),
-        ('"width": 1.0', '"width": null'),
-        ('"width": 1.0', '"width": NaN'),
+        ('"batch_size": 32', '"batch_size": "x"'),
+        ('"batch_size": 32', '"batch_size": null'),
         ('"parameters": 8', '"parameters": "a8'),
         ('"device": "', '"device": 3, "was": "'),
         ('"dataset": "small",\n  "finger', '"dataset": null,\n  "finger'),
@@ -302,7 +328,7 @@ def test_broken_markers_leave_the_readme_untouched(repo):
     readme = repo / "docs" / "README.md"
     broken = README.replace(b"<!-- RF -->", b"")
     readme.write_bytes(broken)
-    update(repo).assert_refused("<!-- RF -->", "missing")
+    update(repo).assert_refused("<!-- /RF --> has no <!-- RF -->")
     assert readme.read_bytes() == broken
 
 
@@ -312,11 +338,11 @@ def test_compare_prints_a_row_a_run_and_draws_their_curves(repo, tmp_path):
     readme = (repo / "docs" / "README.md").read_bytes()
     outcome = run_script("update_readme", "--results", tmp_path / "new", "--compare", *runs)
     assert (outcome.status, outcome.err) == (0, "")
-    accuracy = artifacts.read_log(runs[0]).test_acc.iloc[-1]
+    accuracy = read_log(runs[0]).test_acc.iloc[-1]
     rows = [line for line in outcome.out.splitlines() if f"{accuracy:.2f} %" in line]
     assert len(rows) == 2
     assert all(row.count("|") == rows[0].count("|") for row in rows)
-    with Image.open(tmp_path / "new" / artifacts.COMPARISON) as picture:
+    with Image.open(tmp_path / "new" / names.COMPARISON) as picture:
         assert picture.size == (700, 450)
     assert (repo / "docs" / "README.md").read_bytes() == readme
     missing = run_script("update_readme", "--compare", runs[0], tmp_path / "nowhere")

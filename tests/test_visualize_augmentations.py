@@ -1,12 +1,12 @@
 """The look at the augmentation before training."""
 
 import numpy as np
-import plots
 import pytest
 from conftest import run_script, save_npz
 from PIL import Image
 
 from recipe import AUGMENTERS
+from report import pictures
 from visualize_augmentations import VERSIONS
 
 
@@ -25,7 +25,7 @@ def test_grid_and_tiles(augmenter, small_npz, small_data, tmp_path):
         assert name in outcome.out
 
     with Image.open(save) as image:
-        assert image.width == 8 * (32 * plots.ZOOM + 12) + 12
+        assert image.width == 8 * (32 * pictures.ZOOM + 12) + 12
         assert len(image.convert("RGB").getcolors(1 << 20)) > 100
     tiles = sorted(save.with_name("demo_tiles").iterdir())
     assert len(tiles) == 3 * (1 + VERSIONS)
@@ -39,7 +39,7 @@ def test_grid_and_tiles(augmenter, small_npz, small_data, tmp_path):
 
 def _network_pixels(tile):
     with Image.open(tile) as image:
-        return np.asarray(image)[:: plots.TILE_ZOOM, :: plots.TILE_ZOOM]
+        return np.asarray(image)[:: pictures.TILE_ZOOM, :: pictures.TILE_ZOOM]
 
 
 @pytest.mark.parametrize("augmenter", AUGMENTERS)

@@ -1,7 +1,5 @@
 """The device to train on: its choice, its name, its precision, its memory."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 

@@ -1,7 +1,5 @@
 """Known ways in which training ends early, turned into a line that says how to go on."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

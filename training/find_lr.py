@@ -4,8 +4,6 @@ The range test of Smith, "Cyclical Learning Rates for Training Neural Networks",
 loss is smoothed by an exponential moving average with bias correction.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import count, islice, pairwise

@@ -5,8 +5,6 @@ matrices only, and rounds them to bfloat16, which a CPU without bfloat16 arithme
 this network 76 ms per step, more than the rest of the step, against 5 ms with float32 here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Optimizers and the schedule of the learning rate."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -6,8 +6,6 @@ starts them and gives each its rank. A process that torchrun did not start has r
 of size 1; for it, the functions here change nothing.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator

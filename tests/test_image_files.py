@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import read_image
 from PIL import Image
+
+from inputs.image_files import read_image
 
 
 def encoded(image: Image.Image, format: str, **options) -> io.BytesIO:

@@ -1,11 +1,12 @@
 """The pictures have the size they should have, and something on them."""
 
-import artifacts
 import numpy as np
 import pandas as pd
-import plots
 import pytest
 from PIL import Image
+
+from records import names
+from report import pictures
 
 AWKWARD = ["cat | dog", "$x_1$", "<b>", "Pepper__bell___Bacterial_spot_and_more"]
 
@@ -24,9 +25,9 @@ def test_curves(epochs, evaluated, tmp_path):
     rows = np.arange(1, epochs + 1)
     log = pd.DataFrame({"epoch": rows, "train_acc": rows, f"{evaluated}_acc": rows})
     log[["train_loss", f"{evaluated}_loss"]] = np.stack([1 / rows, 2 / rows], 1)
-    plots.draw_curves(log, tmp_path)
-    assert_drawn(tmp_path / artifacts.ACCURACY_CURVES, (600, 400))
-    assert_drawn(tmp_path / artifacts.LOSS_CURVES, (600, 400))
+    pictures.draw_curves(log, tmp_path)
+    assert_drawn(tmp_path / names.ACCURACY_CURVES, (600, 400))
+    assert_drawn(tmp_path / names.LOSS_CURVES, (600, 400))
 
 
 @pytest.mark.parametrize("classes", [2, 4, 10, 200])
@@ -34,16 +35,16 @@ def test_confusion(classes, tmp_path):
     counts = np.random.default_rng(0).integers(0, 9, (classes, classes))
     counts[0] = 0  # a class without test images
     names = [AWKWARD[i % 4] for i in range(classes)]
-    plots.draw_confusion(counts, names, "title", tmp_path / "cm.png")
+    pictures.draw_confusion(counts, names, "title", tmp_path / "cm.png")
     assert_drawn(tmp_path / "cm.png", (700, 600))
 
 
 def test_grid_shows_every_pixel_as_a_crisp_square(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), dtype=np.uint8)
-    plots.draw_grid(images, [*AWKWARD, "last"], 2, "caption $", tmp_path / "grid.png")
+    pictures.draw_grid(images, [*AWKWARD, "last"], 2, "caption $", tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as picture:
         drawn = np.asarray(picture.convert("RGB"))
-    zoom = plots.ZOOM
+    zoom = pictures.ZOOM
     found = 0
     for image in images:
         enlarged = image.repeat(zoom, 0).repeat(zoom, 1)
@@ -58,7 +59,9 @@ def test_grid_shows_every_pixel_as_a_crisp_square(tmp_path):
 def test_wrong_predictions_are_red(tmp_path):
     images = np.full((2, 32, 32, 3), 128, np.uint8)
     for name, predicted in (("right", ["cat", "dog"]), ("wrong", ["cat", "cat"])):
-        plots.draw_predictions(images, ["cat", "dog"], predicted, "test", tmp_path / f"{name}.png")
+        pictures.draw_predictions(
+            images, ["cat", "dog"], predicted, "test", tmp_path / f"{name}.png"
+        )
     reds = {}
     for name in ("right", "wrong"):
         with Image.open(tmp_path / f"{name}.png") as picture:
@@ -69,10 +72,10 @@ def test_wrong_predictions_are_red(tmp_path):
 
 def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (102, 32, 32, 3), dtype=np.uint8)
-    plots.write_tiles(images, ["old"] * 102, tmp_path)
-    plots.write_tiles(images[:3], ["cat", "a/b: c", "..."], tmp_path)
+    pictures.write_tiles(images, ["old"] * 102, tmp_path)
+    pictures.write_tiles(images[:3], ["cat", "a/b: c", "..."], tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["img_00_cat.png", "img_01_a-b-c.png", "img_02_class.png"]
     with Image.open(tmp_path / "img_00_cat.png") as tile:
-        zoom = plots.TILE_ZOOM
+        zoom = pictures.TILE_ZOOM
         np.testing.assert_array_equal(np.asarray(tile), images[0].repeat(zoom, 0).repeat(zoom, 1))

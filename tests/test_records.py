@@ -3,17 +3,28 @@
 import pickle
 import shutil
 from dataclasses import fields, replace
+from pathlib import Path
 
-import artifacts
-import evidence
 import numpy as np
 import pytest
 import torch
-from artifacts import Checkpoint, LogRow
-from cli import UserError
 from conftest import CLASSES
-from evidence import BenchRow, Mark
-from storage import read_table, replacing
+
+from console.errors import UserError
+from records import names
+from records.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from records.evidence import BenchRow, Mark
+from records.files import replacing
+from records.run import (
+    LogRow,
+    archive_earlier_run,
+    evaluated_on,
+    read_config,
+    read_confusion,
+    read_log,
+    write_confusion,
+)
+from records.tables import read_table, write_table
 
 ROW = LogRow(
     epoch=1,
@@ -30,19 +41,19 @@ HELD_OUT_ROW = replace(ROW, test_loss=None, test_acc=None, val_loss=1.5, val_acc
 
 @pytest.mark.parametrize(("row", "evaluated"), [(ROW, "test"), (HELD_OUT_ROW, "val")])
 def test_log(row, evaluated, tmp_path):
-    artifacts.write_log(tmp_path, [row, replace(row, epoch=2)])
+    write_table(tmp_path / names.TRAIN_LOG, [row, replace(row, epoch=2)])
     header = (tmp_path / "train_log.csv").read_text().splitlines()[0]
     middle = f"{evaluated}_loss,{evaluated}_acc"
     assert header == f"epoch,train_loss,train_acc,{middle},lr,seconds,images_per_second"
-    log = artifacts.read_log(tmp_path)
-    assert artifacts.evaluated(log) == evaluated
+    log = read_log(tmp_path)
+    assert evaluated_on(log) == evaluated
     assert [LogRow(**row) for row in log.to_dict("records")] == [row, replace(row, epoch=2)]
 
 
 def test_log_of_a_run_that_was_evaluated_on_nothing_is_named(tmp_path):
-    artifacts.write_log(tmp_path, [replace(ROW, test_loss=None)])
+    write_table(tmp_path / names.TRAIN_LOG, [replace(ROW, test_loss=None)])
     with pytest.raises(UserError, match=r"train_log\.csv has neither test_loss and test_acc nor"):
-        artifacts.read_log(tmp_path)
+        read_log(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +64,11 @@ def test_broken_log_is_named(content, tmp_path):
     header = ",".join(field.name for field in fields(LogRow))
     (tmp_path / "train_log.csv").write_text(content.replace("HEADER", header))
     with pytest.raises(UserError, match=r"train_log\.csv"):
-        artifacts.read_log(tmp_path)
+        read_log(tmp_path)
 
 
 def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
-    path = tmp_path / evidence.MARKS
+    path = tmp_path / names.MARKS
     header = ",".join(field.name for field in fields(Mark))
     path.write_text(f"{header}\nNA,,1,?,no,?,85\n")
     (mark,) = read_table(path, Mark).to_dict("records")
@@ -70,35 +81,37 @@ def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
 def test_broken_bench_is_named(tmp_path):
     (tmp_path / "bench.csv").write_text("mode,images_per_second\nceiling,fast\n")
     with pytest.raises(UserError, match=r"bench\.csv has no column slowest"):
-        read_table(tmp_path / evidence.BENCH, BenchRow)
+        read_table(tmp_path / names.BENCH, BenchRow)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"started": "today"}'])
 def test_broken_config_is_named(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json"):
-        artifacts.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_confusion_matrix_with_awkward_class_names(tmp_path):
     counts = np.arange(9).reshape(3, 3)
-    artifacts.write_confusion(tmp_path, counts, CLASSES)
-    table = artifacts.read_confusion(tmp_path)
+    write_confusion(tmp_path, counts, CLASSES)
+    table = read_confusion(tmp_path)
     np.testing.assert_array_equal(table.to_numpy(), counts)
     assert tuple(table.index) == tuple(table.columns) == CLASSES
 
 
 def checkpoint() -> Checkpoint:
     weights = {"fc.weight": torch.randn(3, 4)}
-    return Checkpoint(weights, 1.0, list(CLASSES), [0.5] * 3, [0.2] * 3, 7, 88.5, None)
+    arguments = {"num_classes": 3, "width": 1.0}
+    figures = (list(CLASSES), [0.5] * 3, [0.2] * 3, 7, 88.5, None)
+    return Checkpoint("Net", arguments, weights, *figures)
 
 
 def test_checkpoint(tmp_path):
     saved = checkpoint()
-    artifacts.save_checkpoint(tmp_path / "best.pt", saved)
-    loaded = artifacts.load_checkpoint(tmp_path / "best.pt")
-    assert torch.equal(loaded.model["fc.weight"], saved.model["fc.weight"])
-    assert replace(loaded, model={}) == replace(saved, model={})
+    save_checkpoint(tmp_path / "best.pt", saved)
+    loaded = load_checkpoint(tmp_path / "best.pt")
+    assert torch.equal(loaded.weights["fc.weight"], saved.weights["fc.weight"])
+    assert replace(loaded, weights={}) == replace(saved, weights={})
 
 
 class Bomb:
@@ -117,7 +130,7 @@ class Bomb:
 def test_broken_checkpoint_is_refused_by_name(how, tmp_path):
     path = tmp_path / "last.pt"
     saved = checkpoint()
-    artifacts.save_checkpoint(path, saved)
+    save_checkpoint(path, saved)
     whole = path.read_bytes()
     if how == "empty":
         path.write_bytes(b"")
@@ -126,7 +139,7 @@ def test_broken_checkpoint_is_refused_by_name(how, tmp_path):
     elif how == "truncated":
         path.write_bytes(whole[: len(whole) // 2])
     elif how == "flipped weight":
-        at = whole.index(saved.model["fc.weight"].numpy().tobytes())
+        at = whole.index(saved.weights["fc.weight"].numpy().tobytes())
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     elif how == "other":
         torch.save({"epoch": 3}, path)
@@ -135,7 +148,7 @@ def test_broken_checkpoint_is_refused_by_name(how, tmp_path):
     elif how == "zipped bomb":
         torch.save({"model": Bomb(tmp_path / "exploded")}, path)
     with pytest.raises(UserError, match=r"last\.pt"):
-        artifacts.load_checkpoint(path)
+        load_checkpoint(path)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -168,14 +181,14 @@ def test_an_earlier_run_is_archived_whole(finished_run, tmp_path):
     shutil.copytree(finished_run, out)
     (out / "notes.txt").write_text("the user's own")
     before = {path.relative_to(out): path.read_bytes() for path in files(out)}
-    folder = artifacts.archive_earlier_run(out)
-    started = artifacts.read_config(folder).started
+    folder = archive_earlier_run(out)
+    started = read_config(folder).started
     assert folder.parent == out / "archive"
     assert folder.name == started.replace(":", "-").replace("+", "-")
-    own = before.pop(artifacts.Path("notes.txt"))
+    own = before.pop(Path("notes.txt"))
     assert {path.relative_to(folder): path.read_bytes() for path in files(folder)} == before
     assert (out / "notes.txt").read_bytes() == own
-    assert artifacts.archive_earlier_run(out) is None
+    assert archive_earlier_run(out) is None
 
 
 def files(folder):
@@ -186,7 +199,7 @@ def test_runs_that_started_at_the_same_time_get_a_folder_each(finished_run, tmp_
     out = tmp_path / "out"
     for _ in range(2):
         shutil.copytree(finished_run, out, dirs_exist_ok=True)
-        artifacts.archive_earlier_run(out)
+        archive_earlier_run(out)
     assert len(list((out / "archive").iterdir())) == 2
 
 
@@ -194,6 +207,6 @@ def test_a_run_without_a_readable_config_is_archived_too(finished_run, tmp_path)
     out = tmp_path / "out"
     shutil.copytree(finished_run, out)
     (out / "config.json").write_text("{")
-    folder = artifacts.archive_earlier_run(out)
+    folder = archive_earlier_run(out)
     assert (folder / "best.pt").exists()
     assert (folder / "config.json").read_text() == "{"

@@ -3,17 +3,18 @@
 import subprocess
 import sys
 
-import artifacts
 import pytest
 from conftest import REPO, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from records.run import read_log
 
 
 def test_scalars_are_the_logs_and_the_pictures_are_there(small_npz, tmp_path):
     for flags in ([], ["--resume"]):
         assert train(small_npz, tmp_path, "--epochs", 2, "--tensorboard", *flags).status == 0
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    log = artifacts.read_log(tmp_path)
+    log = read_log(tmp_path)
     for tag, column in (("acc/test", "test_acc"), ("loss/train", "train_loss"), ("lr", "lr")):
         found = {event.step: event.value for event in events.Scalars(tag)}
         assert found == pytest.approx(dict(zip(log.epoch, log[column], strict=True)), rel=1e-5)
