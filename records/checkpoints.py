@@ -24,7 +24,7 @@ class TrainingState:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     settings: dict[str, Any]  # which a resumed run must have too
-    log: list[dict[str, float | None]]  # the finished epochs, rows of `run.LogRow`
+    log: list[dict[str, int | float | None]]  # the finished epochs, rows of `run.LogRow`
     step: int  # optimizer steps taken
     optimizers: list[dict[str, Any]]
     scaler: dict[str, Any]  # of float16 gradients; empty for other types

@@ -30,4 +30,5 @@ def image(path: Path, readme_folder: Path, alt: str, width: int) -> str:
     """An `<img>` of the file `path` for a README in `readme_folder`; UserError if it is missing."""
     relative = os.path.relpath(existing(path).resolve(), readme_folder)
     url = quote(Path(relative).as_posix())
-    return f'<img src="{url}" alt="{html.escape(alt)}" width="{width}">'
+    quoted = escaped(alt).replace('"', "&quot;")
+    return f'<img src="{url}" alt="{quoted}" width="{width}">'

@@ -73,7 +73,7 @@ class Outcome:
 
 def run_script(name: str, *args: object) -> Outcome:
     """Runs a script, "train" or "experiments.bench", in this process."""
-    module = importlib.import_module(name)
+    module = importlib.import_module({"model": "report.model_command"}.get(name, name))
     out, err = io.StringIO(), io.StringIO()
     status, argv = 0, sys.argv
     sys.argv = [f"{name.replace('.', '/')}.py", *map(str, args)]

@@ -54,7 +54,7 @@ def by_albumentations(image: np.ndarray, draws: augment.Draws, index: int) -> np
     flip, affine, hole = augment.build_pipeline(Augmentation(), MEAN).transforms
     if draws.flip[index]:
         image = flip.apply(image)
-    image = affine.apply(image, matrix_of(draws, index))
+    image = affine.apply(image, matrix_of(draws, index), output_shape=(SIZE, SIZE))
     x, y = draws.hole[index]
     if x < SIZE:
         side = Augmentation().hole_size

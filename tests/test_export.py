@@ -21,7 +21,7 @@ def exported(finished_run, small_npz, tmp_path_factory):
     assert (outcome.status, outcome.err) == (0, "")
     float_line, int8_line = outcome.out.splitlines()
     assert "on 33 test images of small" in float_line
-    assert "the class is the same on 100.00 %" in float_line
+    assert "the class is PyTorch's on 100.00 %" in float_line
     assert "top-1 accuracy" in int8_line
     assert {path.name for path in out.parent.iterdir()} == {"net.onnx", "net.int8.onnx"}
     return out

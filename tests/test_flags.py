@@ -28,7 +28,7 @@ from train import parse_arguments
         (["--workers", "many"], ["--workers", "auto"]),
         (["--augment", "gpu"], ["--augment", "albumentations", "device"]),
         (["--dataset", "no.npz"], ["--dataset", "there is no file no.npz"]),
-        (["--dataset", "imagenet"], ["--dataset", "imagenet is neither cifar10 nor digits"]),
+        (["--dataset", "imagenet"], ["--dataset", "imagenet is none of these: cifar10, digits"]),
         (["--seed", "-1"], ["--seed"]),
         (["--seed", "9" * 400], ["--seed"]),
         (["--limit-train", "0"], ["--limit-train"]),

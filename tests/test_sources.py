@@ -144,7 +144,7 @@ def test_npz_member_that_is_no_array(member, small_npz, tmp_path):
             junk = name == f"{member}.npy"
             file.writestr(name, b"junk" if junk else whole.read(name))
     outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
-    outcome.assert_refused("x.npz", f"{member} is no array")
+    outcome.assert_refused("x.npz", f"{member} is not an array")
 
 
 def test_npz_with_missing_keys(tmp_path):
@@ -162,7 +162,7 @@ def test_npz_that_is_none(content, small_npz, tmp_path):
     else:
         path.write_bytes(small_npz.read_bytes()[:5000] if content == "truncated" else content)
     outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
-    outcome.assert_refused("x.npz", "no .npz file")
+    outcome.assert_refused("x.npz", "not an .npz file")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.npz", "cifar"])

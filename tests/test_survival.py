@@ -43,7 +43,11 @@ def out(tmp_path) -> Path:
 
 
 def files(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def no_process_is_left(run: forked.Run) -> bool:

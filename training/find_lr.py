@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import count, islice, pairwise
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from data import DeviceBatches, HostBatches
@@ -40,7 +41,7 @@ def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest
     rates, losses, average = [], [], 0.0
     trainer.network.train()
     for step, (images, labels) in enumerate(islice(_endless(batches), STEPS)):
-        loss = trainer.train_step(images, labels).item()
+        loss = F.cross_entropy(trainer.train_step(images, labels), labels).item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smooth = average / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(loss) or (losses and smooth > STOP_ABOVE * min(losses)):
