@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE_SIZE = 32  # pixels; the side of every image that a network gets
+NETWORKS = ("Net", "ResidualNet")  # classes in model.py
 AUGMENTERS = ("albumentations", "device")
 
 
@@ -18,8 +19,9 @@ def setting(default: Any, help: str, choices: tuple[str, ...] | None = None, **b
 
 @dataclass(frozen=True)
 class Network:
-    """Arguments of the network's constructor in `model.py` that have a flag."""
+    """The network's class in `model.py`, and the arguments of its constructor that have a flag."""
 
+    model: str = setting("Net", "network", choices=NETWORKS)
     width: float = setting(1.0, "channel multiplier", above=0, below=100)
 
 

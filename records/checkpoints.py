@@ -36,7 +36,7 @@ class Checkpoint:
 
     __pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # noqa: RUF012
 
-    network: str  # a key of `model.NETWORKS`
+    network: str  # a key of `recipe.NETWORKS`
     arguments: dict[str, Any]  # of its constructor
     weights: dict[str, Tensor]
     classes: list[str]
@@ -109,7 +109,7 @@ class TrainedNet(nn.Module):
         path: a checkpoint written by train.py.
 
     Raises:
-        UserError: it is no checkpoint, or its network is not one of `model.NETWORKS`.
+        UserError: it is no checkpoint, or its network is not one of `recipe.NETWORKS`.
     """
 
     def __init__(self, path: Path):
