@@ -76,3 +76,8 @@ class Recipe:
     )
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate of the run."""
+        return self.lr * self.batch_size

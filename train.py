@@ -13,13 +13,21 @@ Leaves a log, checkpoints and pictures in the folder --out (records/names.py lis
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from console.errors import UserError, command_line, is_writing_process, run, stop_delayed
+from console.errors import (
+    UserError,
+    command_line,
+    is_writing_process,
+    print_error,
+    run,
+    stop_delayed,
+)
 from console.flags import Parser, add_setting_flags, add_speed_flags, number, settings_from
 from inputs.sources import add_data_flags
 from recipe import Recipe
@@ -107,7 +115,8 @@ def main() -> None:
             network, data, recipe, device, compiled=args.compile, world=world, schedule=schedule
         )
         parameters = f"{count_parameters(network):,} parameters"
-        print(f"network: {parameters}, on {device_description(device)}", flush=True)
+        print(f"network: {parameters}, on {device_description(device)}")
+        print(f"learning rate: {explained_peak(recipe)}", flush=True)
         with sole_writer(args.out) if world.is_first else nullcontext():
             if args.find_lr:
                 find_learning_rate(args.out / names.RANGE_TEST, trainer, batches)
@@ -151,6 +160,7 @@ def train(args: argparse.Namespace, trainer: Trainer, batches: HostBatches | Dev
             if world.is_first and board:
                 board.add_epoch(row)
             print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
+            warn_of_a_high_loss(row, trainer)
         if world.is_first:
             figures = draw_results(args.out, trainer, best, log, next(batches.epoch(1)))
             if board:
@@ -188,6 +198,19 @@ def print_epoch(row: LogRow, epochs: int, evaluated: str, is_best: bool) -> None
         f"{row.seconds:.1f} s, {row.images_per_second:,.0f} images/s{'  best' * is_best}",
         flush=True,
     )
+
+
+def explained_peak(recipe: Recipe) -> str:
+    return f"peaks at {recipe.peak_lr:g} (--lr {recipe.lr:g} x --batch-size {recipe.batch_size})"
+
+
+def warn_of_a_high_loss(row: LogRow, trainer: Trainer) -> None:
+    guessing = math.log(len(trainer.data.classes))  # equal probabilities for all classes
+    if row.train_loss > 1.2 * guessing:  # an untrained network is somewhat above it
+        print_error(
+            f"warning: the training loss, {row.train_loss:.4g}, is above that of guessing, "
+            f"{guessing:.4g}. The learning rate {explained_peak(trainer.recipe)}; try a lower --lr"
+        )
 
 
 def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> str:

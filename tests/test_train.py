@@ -198,6 +198,25 @@ def test_a_nan_later_on_keeps_the_last_good_checkpoint(small_npz, tmp_path, monk
     assert len(log_without_times(tmp_path)) == 2
 
 
+def test_a_learning_rate_that_is_too_high_is_warned_of(tmp_path):
+    """Out of habit: 0.1 is a rate per image here, so that it peaks at 12.8."""
+    flags = ("--dataset", "digits", "--epochs", 1, "--workers", 0, "--out", tmp_path)
+    outcome = run_script("train", *flags, "--lr", 0.1)
+    assert outcome.status == 0
+    assert "learning rate: peaks at 12.8 (--lr 0.1 x --batch-size 128)" in outcome.out
+    assert "warning: the training loss" in outcome.err
+    assert "peaks at 12.8" in outcome.err
+
+
+def test_test_figures_follow_the_training_figures_from_the_first_epochs(tmp_path):
+    """In epochs of 12 steps, after which running statistics of batch norm would be far off."""
+    flags = ("--dataset", "digits", "--epochs", 4, "--workers", 0, "--out", tmp_path)
+    outcome = run_script("train", *flags)
+    assert (outcome.status, outcome.err) == (0, "")
+    log = read_log(tmp_path)
+    assert (log.test_loss < log.train_loss).all()
+
+
 def test_out_that_cannot_be_written(small_npz, tmp_path):
     (tmp_path / "file").write_text("in the way")
     train(small_npz, tmp_path / "file" / "out").assert_refused("--out", "cannot be written")

@@ -19,7 +19,7 @@ def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
         if isinstance(module, nn.Conv2d) and module.groups == 1
     ]
     rest = [p for p in network.parameters() if not any(p is weight for weight in filters)]
-    peak, decay, momentum = recipe.lr * recipe.batch_size, recipe.weight_decay, recipe.momentum
+    peak, decay, momentum = recipe.peak_lr, recipe.weight_decay, recipe.momentum
     optimizers = []
     if filters:  # SGD's decay goes through its momentum, which amplifies it by 1 / (1 - momentum)
         optimizers.append(Muon(filters, peak, decay / (1 - momentum), recipe.muon_momentum))

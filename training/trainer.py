@@ -7,6 +7,7 @@ import importlib.metadata
 import math
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from console.errors import UserError
@@ -31,6 +33,7 @@ from training.devices import device_description, training_precision
 from training.optimizers import linear_schedule, make_optimizers
 from training.processes import ALONE, World
 
+STATISTICS_BATCHES = 20  # of an epoch's last ones, from which batch-norm statistics are computed
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2000, "mps": 2000}  # images; on a CPU more is no faster
 
 
@@ -122,7 +125,7 @@ class Trainer:
         """Trains on every training image once, then evaluates."""
         # for layers that draw random numbers, dropout for example: a resumed run draws the same
         torch.manual_seed(batch_seed(self.recipe.seed, epoch, 0))
-        lr = self.recipe.lr * self.recipe.batch_size * self.learning_rate()
+        lr = self.recipe.peak_lr * self.learning_rate()
         start = time.perf_counter()
         bar = tqdm(
             batches.epoch(epoch, self.world.share),
@@ -131,7 +134,10 @@ class Trainer:
             disable=None if self.world.is_first else True,
             leave=False,
         )
-        train_loss, train_acc = self.train(bar)
+        recent = deque(maxlen=STATISTICS_BATCHES)
+        train_loss, train_acc = self.train(bar, recent)
+        # the running statistics lag behind the weights, by far in an epoch of a few steps
+        update_bn((self.normalise(images) for images in recent), self.network)
         trained = time.perf_counter()
         loss, accuracy = self.evaluate()
         if not (math.isfinite(train_loss) and math.isfinite(loss)):
@@ -147,11 +153,18 @@ class Trainer:
         }
         return LogRow(epoch=epoch, **{name: float(f"{x:.8g}") for name, x in figures.items()})
 
-    def train(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-        """Takes a step on each batch; mean cross-entropy and accuracy (%) of those batches."""
+    def train(
+        self, batches: Iterable[tuple[Tensor, Tensor]], recent: deque[Tensor] | None = None
+    ) -> tuple[float, float]:
+        """Takes a step on each batch; mean cross-entropy and accuracy (%) of those batches.
+
+        `recent`, if given, receives the images of each batch.
+        """
         self.network.train()
         sums = Sums(self.device)
         for images, labels in batches:
+            if recent is not None:
+                recent.append(images)
             sums.add(self.train_step(images, labels), labels)
         return sums.figures(self.world)
 
