@@ -171,10 +171,11 @@ def train(args: argparse.Namespace, trainer: Trainer, batches: HostBatches | Dev
 def find_learning_rate(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
     """Draws the loss against the learning rate at `path`."""
     from report.pictures import draw_range_test
-    from training.find_lr import find_lr
+    from training.find_lr import STEPS, find_lr
 
     if trainer.world.size > 1:
         raise UserError("--find-lr is for one process: leave out torchrun")
+    print(f"--find-lr takes up to {STEPS} training steps, at a rising learning rate", flush=True)
     result = find_lr(trainer, batches)
     draw_range_test(*result, path)
     print(f"the loss fell fastest at --lr {result.steepest:.1g}; {path} shows it")
@@ -226,12 +227,16 @@ def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:
     best = max(log, key=lambda row: row.evaluated_acc)
     minutes, seconds = divmod(round(sum(row.seconds for row in log)), 60)
-    results = f" --results {shlex.quote(str(args.out))}" * (args.out != names.RESULTS)
     print(
         f"{names.EVALUATED[evaluated]} accuracy: last {log[-1].evaluated_acc:.2f} % (epoch "
         f"{log[-1].epoch}), best {best.evaluated_acc:.2f} % (epoch {best.epoch}); "
-        f"{minutes} min {seconds} s of training; next: python update_readme.py{results}"
+        f"{minutes} min {seconds} s of training; pictures in {args.out / names.PLOTS}"
     )
+    if args.out == names.RESULTS:
+        print("next: python update_readme.py")
+    else:
+        best_pt, tiles = (shlex.quote(str(args.out / x)) for x in (names.BEST, names.TEST_TILES))
+        print(f"next: python predict.py --checkpoint {best_pt} {tiles}")
 
 
 if __name__ == "__main__":

@@ -276,9 +276,12 @@ def test_the_readmes_first_command_in_short(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].startswith("data: digits, 200 training and 360 test images, 10 classes")
     assert "84,322 parameters" in lines[1]
-    assert re.match(r"epoch 1/1  train loss [\d.]+ acc [\d. ]+ %  test loss", lines[2])
-    assert lines[3].endswith(f"next: python update_readme.py --results {tmp_path / 'digits'}")
-    assert len(lines) == 4
+    assert lines[2].startswith("learning rate: ")
+    assert re.match(r"epoch 1/1  train loss [\d.]+ acc [\d. ]+ %  test loss", lines[3])
+    assert lines[4].endswith(f"pictures in {tmp_path / 'digits' / 'plots'}")
+    next_command = lines[5].removeprefix("next: python ")
+    assert len(lines) == 6
+    assert run_script(*next_command.replace(".py", "").split()).status == 0
 
 
 def test_fingerprint_changes_with_the_data(small_npz, small_data, tmp_path):

@@ -37,7 +37,7 @@ def rising_schedule(step: int, _steps: int, recipe: Recipe) -> float:
 
 
 def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest:
-    """Trains with `rising_schedule`, which `trainer` must have been made with."""
+    """Trains with `rising_schedule`, which `trainer` must have been made with; prints progress."""
     rates, losses, average = [], [], 0.0
     trainer.network.train()
     for step, (images, labels) in enumerate(islice(_endless(batches), STEPS)):
@@ -48,6 +48,8 @@ def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest
             break
         rates.append(LOWEST * GROWTH**step)
         losses.append(smooth)
+        if len(rates) % 20 == 0:
+            print(f"step {len(rates):>3}: --lr {rates[-1]:.1e}, loss {smooth:.4f}", flush=True)
     falls = [before - after for before, after in pairwise(losses)]
     steepest = rates[falls.index(max(falls))] if falls else LOWEST
     return RangeTest(rates, losses, steepest)
