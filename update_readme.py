@@ -1,12 +1,12 @@
-"""Writes what a run left in its results folder into the README, between markers.
+"""Writes what a run left in its results folder into README.md and docs/, between markers.
 
-    python update_readme.py                              # results/ -> README.md
-    python update_readme.py --results results/digits     # another run
-    python update_readme.py --check                      # exit 1 if README.md is out of date
+    python update_readme.py                                        # results/ -> README.md, docs/
+    python update_readme.py --results runs/seed1 --readme mine.md  # another run, another file
+    python update_readme.py --check                  # exit 1 if README.md or docs/ is out of date
 
 A block is the text between `<!-- NAME -->` and `<!-- /NAME -->`; `BLOCKS` in report/blocks.py
-lists the names. A README need not have all of them. The rest of it is kept byte for byte. Neither
-the data set nor a GPU is needed.
+lists the names. A file need not have all of them. The rest of it is kept byte for byte. Neither the
+data set nor a GPU is needed.
 """
 
 import argparse
@@ -29,8 +29,9 @@ def parse_arguments() -> argparse.Namespace:
         "--results", metavar="DIR", type=Path, default=names.RESULTS, help="folder of the run"
     )
     parser.add_argument(
-        "--readme", metavar="FILE", type=Path, default=Path("README.md"), help="file to update"
-    )
+        "--readme", metavar="FILE", type=Path, nargs="+", default=[names.README],
+        help="files to update; README.md stands for the files of docs/ with markers as well",
+    )  # fmt: skip
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
     )
@@ -53,30 +54,44 @@ def main() -> None:
         print(compare(args.compare, args.results / names.COMPARISON))
         return
 
+    from report.blocks import BLOCKS
+
+    marker = re.compile(rb"<!-- /?(%s) -->" % "|".join(BLOCKS).encode())
+    pages = list(args.readme)
+    if names.README in pages:
+        docs = sorted((names.README.parent / "docs").glob("*.md"))
+        pages += [page for page in docs if marker.search(page.read_bytes())]
+    spans = {page: find_blocks(read_page(page), BLOCKS, page) for page in pages}
+    if absent := [name for name in BLOCKS if not any(name in found for found in spans.values())]:
+        files = ", ".join(map(str, args.readme))
+        print(f"{files}: there are no markers for {', '.join(absent)}; these blocks are left out")
+    updated = {page: updated_page(page, spans[page], args.results) for page in pages}
+    outdated = [page for page in pages if updated[page] != read_page(page)]
+    shown = ", ".join(map(str, outdated or args.readme))
+    if args.check and outdated:
+        raise UserError(f"{shown}: out of date; run python update_readme.py")
+    for page in outdated:
+        target = page.resolve()  # the target of a link is rewritten, not the link replaced
+        with replacing(target) as beside:
+            beside.write_bytes(updated[page])
+            shutil.copymode(target, beside)
+    print(f"{shown}: {f'now with the run in {args.results}' if outdated else 'up to date'}")
+
+
+def read_page(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--readme {path}: {error.strerror}") from error
+
+
+def updated_page(path: Path, spans: Spans, results: Path) -> bytes:
+    """The content of the README at `path` with the blocks of the run in `results`."""
     from report.blocks import BLOCKS, FinishedRun
 
-    readme = args.readme.resolve()  # the target of a link is rewritten, not the link replaced
-    try:
-        before = readme.read_bytes()
-    except OSError as error:
-        raise UserError(f"--readme {args.readme}: {error.strerror}") from error
-    spans = find_blocks(before, BLOCKS, args.readme)
-    if absent := [name for name in BLOCKS if name not in spans]:
-        print(f"{args.readme} has no markers for {', '.join(absent)}; these blocks are left out")
-    finished = FinishedRun(args.results, readme.parent)
+    finished = FinishedRun(results, path.resolve().parent)
     blocks = {name: content for name in spans if (content := BLOCKS[name](finished)) is not None}
-    after = inject(before, blocks, spans)
-    if args.check:
-        if after != before:
-            raise UserError(f"{args.readme} is out of date; run python update_readme.py")
-        print(f"{args.readme} is up to date")
-    elif after == before:
-        print(f"{args.readme} was up to date already")
-    else:
-        with replacing(readme) as beside:
-            beside.write_bytes(after)
-            shutil.copymode(readme, beside)
-        print(f"{args.readme} now shows the run in {args.results}")
+    return inject(read_page(path), blocks, spans)
 
 
 def find_blocks(readme: bytes, block_names: Iterable[str], path: Path) -> Spans:

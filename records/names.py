@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 
 RESULTS = Path("results")  # the folder of the published run
+README = Path("README.md")
 
 TRAIN_LOG = Path("train_log.csv")
 CONFIG = Path("config.json")
