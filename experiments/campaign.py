@@ -1,0 +1,102 @@
+"""Trains the runs behind the README's tables, the most valuable ones first, and records each.
+
+    python -m experiments.campaign                                # all of them
+    python -m experiments.campaign --only residual-25 net-100     # two of them
+    python -m experiments.campaign -- --augment device --compile  # with other flags for train.py
+
+A finished run is added to results/recipes.csv. A run that was stopped is resumed, and one that is
+finished is passed over, so the command can be given again at any time. Given twice at the same
+time, it trains two runs at once: a run whose folder is in use is passed over.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from console.errors import Stopped, UserError, run
+from console.flags import Parser
+from records import names
+from records.files import check_writable
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runs of `train.py` with the same flags, one for each seed."""
+
+    flags: str
+    seeds: int
+
+
+RUNS = {
+    "residual-25": Run("--model ResidualNet --epochs 25", seeds=3),
+    "net-25": Run("--epochs 25", seeds=3),
+    "residual-100": Run("--model ResidualNet --epochs 100", seeds=2),
+    "net-100": Run("--epochs 100", seeds=2),
+    "residual-200": Run("--model ResidualNet --epochs 200", seeds=3),
+    "net-200": Run("--epochs 200", seeds=3),
+    "wide-25": Run("--width 1.5 --epochs 25", seeds=1),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser("Train the runs behind the README's tables and record each.")
+    parser.add_argument(
+        "--only", metavar="NAME", nargs="+", choices=RUNS, default=list(RUNS),
+        help=f"train these runs only, of: {', '.join(RUNS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs"), help="folder of the runs"
+    )
+    parser.add_argument(
+        "--results", metavar="DIR", type=Path, default=names.RESULTS, help="folder of recipes.csv"
+    )
+    parser.add_argument(
+        "flags", metavar="FLAG", nargs="*", default=[],
+        help="after --: flags for every call of train.py",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    check_writable(args.out)
+    for name in args.only:
+        for seed in range(RUNS[name].seeds):
+            out = args.out / f"{name}-seed{seed}"
+            flags = [*args.flags, *shlex.split(RUNS[name].flags), "--seed", seed, "--out", out]
+            if is_finished(out):
+                print(f"{out}: is finished", flush=True)
+                continue
+            status = call("train.py", *flags, *["--resume"] * (out / names.LAST).exists())
+            if status == 2:  # a bad flag, which train.py has named
+                sys.exit(status)
+            if status == 0:
+                call("-m", "experiments.record", out, "--results", args.results)
+            else:
+                print(f"{out}: passed over", flush=True)
+
+
+def is_finished(out: Path) -> bool:
+    from records.run import read_config, read_log
+
+    try:
+        return len(read_log(out)) == read_config(out).flags["epochs"]
+    except UserError:  # there is no run
+        return False
+
+
+def call(*arguments: object) -> int:
+    """Runs Python with these arguments; returns its exit status."""
+    with subprocess.Popen([sys.executable, *map(str, arguments)]) as process:
+        try:
+            return process.wait()
+        except Stopped:
+            process.terminate()
+            raise
+
+
+if __name__ == "__main__":
+    run(main)

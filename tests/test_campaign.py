@@ -1,0 +1,36 @@
+"""A campaign trains its runs, records them, passes over what fails and repeats nothing."""
+
+from conftest import run_script
+
+from experiments import campaign
+from records import names
+from records.evidence import RecipeRow
+from records.tables import read_table
+
+
+def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, capfd):
+    flags = "--width 0.25 --batch-size 32 --epochs 1"
+    monkeypatch.setattr(campaign, "RUNS", {"small": campaign.Run(flags, seeds=2)})
+    (tmp_path / "small-seed0").write_text("a file in the way")
+    flags = ("--out", tmp_path, "--results", tmp_path, "--only", "small", "--")
+    run = ("experiments.campaign", *flags, "--dataset", small_npz)
+    outcome = run_script(*run)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "small-seed0: passed over" in outcome.out
+    (row,) = read_table(tmp_path / names.RECIPES, RecipeRow).to_dict("records")
+    assert row["seed"] == 1
+    assert row["command"].startswith(f"python train.py --dataset {small_npz} --width 0.25")
+
+    (tmp_path / "small-seed0").unlink()
+    (tmp_path / "small-seed1").rename(tmp_path / "small-seed0")
+    monkeypatch.setitem(campaign.RUNS, "small", campaign.Run("", seeds=1))
+    capfd.readouterr()
+    again = run_script(*run)
+    assert "small-seed0: is finished" in again.out
+    assert capfd.readouterr().out == ""
+
+
+def test_a_bad_flag_for_train_py_ends_the_campaign(tmp_path, capfd):
+    outcome = run_script("experiments.campaign", "--out", tmp_path, "--", "--epoch", 3)
+    assert outcome.status == 2
+    assert capfd.readouterr().err.count("--epoch") == 1
