@@ -65,6 +65,12 @@ class Recipe:
     label_smoothing: float = setting(
         0.1, "share of the target that is spread over all classes", at_least=0, below=1
     )
+    teacher_weight: float = setting(
+        0.8, "with --teacher, the weight of its targets in the loss", at_least=0, at_most=1
+    )
+    temperature: float = setting(
+        3.0, "with --teacher, what logits are divided by before the softmax", above=0
+    )
     augment: str = setting(
         "albumentations",
         "where images are augmented: one by one by Albumentations on the CPU, or in whole batches "

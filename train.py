@@ -66,6 +66,10 @@ def parse_arguments() -> argparse.Namespace:
         "--resume", action="store_true", help="continue the run in --out, with the same flags"
     )
     place.add_argument(
+        "--teacher", metavar="FILE.pt", type=Path,
+        help="checkpoint of a trained network whose probabilities are targets too",
+    )  # fmt: skip
+    place.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
     )
     place.add_argument(
@@ -88,10 +92,11 @@ def main() -> None:
     from data import check_batch_size, load, training_batches
     from model import build_network, count_parameters
     from training.devices import device_description, keep_freed_memory, pick_device
+    from training.distillation import distillation, fingerprint, load_teacher
     from training.find_lr import rising_schedule
     from training.optimizers import linear_schedule
     from training.processes import joined, this_process
-    from training.trainer import Trainer
+    from training.trainer import Trainer, cross_entropy
 
     if args.tensorboard:
         import tensorboard  # noqa: F401, without it the run is refused here
@@ -110,10 +115,15 @@ def main() -> None:
         torch.manual_seed(recipe.seed)
         network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
         network.to(device, memory_format=torch.channels_last)
-        schedule = rising_schedule if args.find_lr else linear_schedule
+        loss, schedule = cross_entropy, rising_schedule if args.find_lr else linear_schedule
+        teacher = load_teacher(args.teacher, data) if args.teacher else None
+        if teacher:
+            loss = distillation(teacher.to(device, memory_format=torch.channels_last))
         trainer = Trainer(
-            network, data, recipe, device, compiled=args.compile, world=world, schedule=schedule
-        )
+            network, data, recipe, device,
+            compiled=args.compile, world=world, loss=loss, schedule=schedule,
+        )  # fmt: skip
+        trainer.settings["teacher"] = fingerprint(teacher) if teacher else None
         parameters = f"{count_parameters(network):,} parameters"
         print(f"network: {parameters}, on {device_description(device)}")
         print(f"learning rate: {explained_peak(recipe)}", flush=True)

@@ -1,0 +1,75 @@
+"""A network that is trained with a teacher learns its probabilities; another teacher is refused."""
+
+import pytest
+import torch
+from conftest import log_without_times, run_script, train
+from torch import nn
+
+from model import build_network
+from recipe import Recipe
+from training.distillation import distillation
+from training.trainer import Trainer, cross_entropy
+
+
+class Fixed(nn.Module):
+    """A teacher that gives the same logits to every image."""
+
+    def __init__(self, *logits: float):
+        super().__init__()
+        self.logits = torch.tensor([logits])
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1)
+
+
+@pytest.fixture
+def batch(small_data):
+    images = torch.from_numpy(small_data.train_images[:32]).permute(0, 3, 1, 2)
+    return images, torch.from_numpy(small_data.train_labels[:32])
+
+
+def trainer(data, loss, **settings) -> Trainer:
+    torch.manual_seed(0)
+    recipe = Recipe(epochs=20, batch_size=32, **settings)
+    return Trainer(
+        build_network(num_classes=3, width=0.25), data, recipe, torch.device("cpu"), loss=loss
+    )
+
+
+def test_the_network_takes_over_the_teachers_probabilities(small_data, batch):
+    student = trainer(small_data, distillation(Fixed(2.0, 0.0, -1.0)), teacher_weight=1.0)
+    student.network.train()
+    for _ in range(50):
+        logits = student.train_step(*batch)
+    expected = torch.tensor([2.0, 0.0, -1.0]).softmax(0)
+    torch.testing.assert_close(logits.softmax(1).mean(0), expected, atol=0.05, rtol=0)
+
+
+def test_with_weight_zero_the_loss_is_cross_entropy(small_data, batch):
+    settings = {"teacher_weight": 0.0, "label_smoothing": 0.0}
+    losses = [
+        each.loss(each, *batch)[0]
+        for loss in (cross_entropy, distillation(Fixed(1.0, 2.0, 3.0)))
+        for each in [trainer(small_data, loss, **settings)]
+    ]
+    torch.testing.assert_close(*losses)
+
+
+def test_a_run_with_a_teacher(small_npz, finished_run, tmp_path):
+    best, flags = finished_run / "best.pt", ("--epochs", 1, "--width", 0.25)
+    for name, more in (("taught", ("--teacher", best)), ("alone", ())):
+        assert train(small_npz, tmp_path / name, *flags, *more).status == 0
+    assert log_without_times(tmp_path / "taught") != log_without_times(tmp_path / "alone")
+    resumed = train(small_npz, tmp_path / "taught", *flags, "--resume")
+    resumed.assert_refused("is of another run", "teacher")
+    resumed = train(small_npz, tmp_path / "taught", *flags, "--teacher", best, "--resume")
+    assert resumed.status == 0
+
+
+def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path):
+    best, flags = finished_run / "best.pt", ("--epochs", 1, "--out", tmp_path)
+    outcome = run_script("train", "--dataset", "digits", *flags, "--teacher", best)
+    outcome.assert_refused("other classes")
+    outcome = train(small_npz, tmp_path, "--epochs", 1, "--holdout", 30, "--teacher", best)
+    outcome.assert_refused("was trained on the images that --holdout sets apart")
+    train(small_npz, tmp_path, "--teacher", "no.pt").assert_refused("no.pt is missing")

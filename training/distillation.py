@@ -1,0 +1,67 @@
+"""Training with a teacher: a trained network whose probabilities are the targets.
+
+Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", 2015. The teacher sees the
+same augmented images as the network in training (Beyer et al., "Knowledge distillation: A good
+teacher is patient and consistent", CVPR 2022).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from console.errors import UserError
+from inputs.image_data import ImageData
+from records.checkpoints import TrainedNet
+from training.trainer import Trainer
+
+
+def load_teacher(path: Path, data: ImageData) -> TrainedNet:
+    """The network in the checkpoint `path`, for training on `data`.
+
+    Raises:
+        UserError: it has other classes, or was trained on images that `data` holds out.
+    """
+    teacher = TrainedNet(path)
+    if teacher.classes != list(data.classes):
+        raise UserError(f"--teacher {path} has other classes than the data set {data.name}")
+    if data.evaluated == "val" and teacher.checkpoint.val_acc is None:
+        raise UserError(
+            f"--teacher {path} was trained on the images that --holdout sets apart; train the "
+            "teacher with the same --holdout"
+        )
+    return teacher
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A hash of the weights and buffers of `network`."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()[:12]
+
+
+def distillation(teacher: nn.Module) -> Callable[[Trainer, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A loss for `Trainer`: (1 - w) * cross-entropy + w * T^2 * KL(teacher || network).
+
+    w is `Recipe.teacher_weight`. Both distributions of the divergence are softened by
+    T = `Recipe.temperature`; T^2 keeps the size of their gradients (Hinton et al., section 2).
+    """
+
+    def loss(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        weight, temperature = trainer.recipe.teacher_weight, trainer.recipe.temperature
+        with torch.no_grad():
+            targets = (teacher(images).float() / temperature).log_softmax(1)
+        logits = trainer.training_logits(images).float()
+        softened = (logits / temperature).log_softmax(1)
+        divergence = F.kl_div(softened, targets, reduction="batchmean", log_target=True)
+        own = F.cross_entropy(logits, labels)
+        return (1 - weight) * own + weight * temperature**2 * divergence, logits
+
+    return loss
