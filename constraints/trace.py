@@ -1,54 +1,40 @@
-"""The trace of a forward pass, and the receptive-field tally computed from it.
-
-`trace` runs one image through any network for (B, 3, 32, 32) images and records what every
-operation does to the feature map, including functional calls such as `F.max_pool2d` or a slice
-with a step.
-"""
+"""The layers of a network and its receptive-field tally, computed from a recorded forward pass."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipe import IMAGE_SIZE
-
-AVERAGES = ("mean", "avg_pool2d", "_adaptive_avg_pool2d")  # ATen's names
-
-
-Pair = tuple[int, int]  # of (height, width)
-Geometry = tuple[Pair, Pair, Pair, int]  # kernel, stride, dilation, groups
-POINTWISE = ((1, 1), (1, 1), (1, 1), 1)
+from console.errors import UserError
+from constraints.positions import Motion, Pair, Positions
+from constraints.recording import Recording, Step, memory, private_copy
 
 
 @dataclass(frozen=True)
 class Field:
-    """The receptive field of one position of a feature map in pixels, and the map's size."""
+    """The receptive field of one position of a map in pixels, and its distance to the next one's.
 
-    rf: Pair  # receptive field
-    jump: Pair  # distance between the receptive fields of neighbouring positions
-    size: Pair  # of the last map, kept while it is reshaped
-    averaged: bool = False  # over all positions
+    RF_out = RF_in + (k-1) * d * jump_in and jump_out = jump_in * stride, from RF 1, jump 1
+    (Araujo, Norris, Sim: "Computing Receptive Fields of Convolutional Neural Networks",
+    Distill 2019), for height and width each.
+    """
 
-    @classmethod
-    def of(cls, fields: list[Field]) -> Field:
-        """The field where branches meet: the larger one; averaged if every branch is."""
-        return cls(
-            _larger(*(field.rf for field in fields)),
-            _larger(*(field.jump for field in fields)),
-            _larger(*(field.size for field in fields)),
-            all(field.averaged for field in fields),
-        )
+    rf: Pair = (1, 1)
+    jump: Pair = (1, 1)
+
+    def after(self, motion: Motion) -> Field:
+        growth = zip(motion.kernel, motion.dilation, self.jump, strict=True)
+        rf = (r + (k - 1) * d * j for r, (k, d, j) in zip(self.rf, growth, strict=True))
+        sides = zip(self.jump, motion.stride, motion.before, motion.after, strict=True)
+        jump = (j * b // a if a >= 2 * b else j * s for j, s, b, a in sides)
+        return Field(tuple(rf), tuple(jump))
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation on a feature map, with the receptive field before and after it.
+    """An operation on a map that has weights, or that mixes or removes positions.
 
     `op` is its name in ATen ("convolution", "max_pool2d_with_indices", "mean"), `name` the module
     in whose forward it ran ("c2a.dw").
@@ -56,179 +42,194 @@ class Layer:
 
     name: str
     op: str
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
+    motion: Motion
     groups: int
     in_channels: int
+    is_learned: bool  # its weights are, or are computed from, parameters
     before: Field
     after: Field
+    step: int = field(compare=False, repr=False)  # its number in the recording
+    block: int = 0  # 1 to 4
 
     def __str__(self) -> str:
         return self.name if self.is_convolution else f"{self.name} ({self.op})"
-
-    @property
-    def block(self) -> str:
-        """ "c4" for the module "c4a.dw"; "" outside of the numbered blocks."""
-        match = re.search(r"(?:^|\.)(c\d+)", self.name)
-        return match.group(1) if match else ""
 
     @property
     def is_convolution(self) -> bool:
         return self.op == "convolution"
 
     @property
+    def is_spatial(self) -> bool:
+        return self.motion.kernel != (1, 1)
+
+    @property
     def is_depthwise(self) -> bool:
-        return self.is_convolution and self.kernel > (1, 1) and self.groups == self.in_channels > 1
+        return self.is_convolution and self.is_spatial and self.groups == self.in_channels > 1
 
     @property
     def is_pointwise(self) -> bool:
-        return self.is_convolution and self.kernel == (1, 1) and self.groups == 1
+        is_product = self.is_convolution or self.op in ("mm", "addmm")
+        return is_product and not self.is_spatial and self.groups == 1
 
     @property
-    def is_global_pooling(self) -> bool:
-        return self.after.size == (1, 1) != self.before.size
+    def is_dilated(self) -> bool:
+        sides = zip(self.motion.kernel, self.motion.dilation, strict=True)
+        return any(kernel > 1 and dilation > 1 for kernel, dilation in sides)
+
+    @property
+    def is_strided(self) -> bool:
+        """Whether it is a 3x3 stride-2 convolution."""
+        geometry = (self.motion.kernel, self.motion.stride)
+        return self.is_convolution and self.is_learned and geometry == ((3, 3), (2, 2))
+
+    @property
+    def is_maximum(self) -> bool:
+        """Whether it takes a maximum (or minimum) over positions, not only over channels."""
+        return self.motion.mixes and bool(re.search("(?<!soft)(?<!arg)(max|min)", self.op))
+
+    @property
+    def pools_globally(self) -> bool:
+        return 1 in self.motion.after and 1 not in self.motion.before
 
     @property
     def downsamples(self) -> bool:
-        shrinks = self.after.size != _larger(self.before.size, self.after.size)
-        return self.stride != (1, 1) or (shrinks and not self.is_convolution)
+        """Whether it has a stride, or leaves less than two thirds of a map, but not one position."""
+        sides = zip(self.motion.before, self.motion.after, strict=True)
+        shrinks = any(before >= 1.5 * after > 1.5 for before, after in sides)
+        return self.motion.stride != (1, 1) or shrinks or self.motion.skips
+
+
+class Trace:
+    """What the logits depend on in a recorded forward pass of 32x32 images.
+
+    `layers` are in the order in which they ran; a branch whose output is thrown away is left out.
+    `pooling` is the last one that pools a map, `last_map`, to one position. It is None if the
+    network ends otherwise; the last map is then that of the last layer.
+    """
+
+    def __init__(self, recording: Recording, model: nn.Module):
+        self.recording, self.positions = recording, Positions(recording)
+        self._learned = set(map(memory, model.parameters()))
+        self._fields = {memory(recording.images): Field()}
+        steps = zip(recording.steps, self.positions.motions, recording.is_live(), strict=True)
+        followed = [self._follow(i, *step) for i, (*step, is_live) in enumerate(steps) if is_live]
+        self.layers = _with_blocks([layer for layer in followed if layer])
+        maps = [layer for layer in self.layers if 1 not in layer.motion.after]
+        self.pooling = next((x for x in reversed(self.layers) if x.pools_globally), None)
+        if self.pooling:
+            self.last_map = self._source(recording.steps[self.pooling.step], self.pooling.motion)
+        else:
+            self.last_map = recording.steps[maps[-1].step].outputs[0] if maps else recording.images
+
+    def _source(self, step: Step, motion: Motion) -> Tensor:
+        known = filter(self.positions.has, step.inputs)
+        return next(x for x in known if self.positions.size(x) == motion.before)
+
+    def _follow(self, number: int, step: Step, motion: Motion | None) -> Layer | None:
+        """The layer that `step` is, if it is one."""
+        if not self._learned.isdisjoint(map(memory, step.inputs)):
+            self._learned.update(map(memory, step.outputs))
+        if not motion:
+            return None
+        fields = [self._fields[memory(x)] for x in step.inputs if memory(x) in self._fields]
+        before = Field(
+            *(_larger(*pairs) for pairs in zip(*((f.rf, f.jump) for f in fields), strict=True))
+        )
+        after = before.after(motion)
+        self._fields.update((memory(x), after) for x in step.outputs)
+        groups, in_channels, is_learned = 1, 0, True
+        if step.op == "convolution":
+            weight, groups = step.args[1], step.args[8]
+            in_channels, is_learned = weight.shape[1] * groups, memory(weight) in self._learned
+        layer = Layer(
+            step.module, step.op, motion, groups, in_channels, is_learned, before, after, number
+        )
+        acts = layer.is_spatial or layer.is_pointwise or layer.is_convolution or layer.is_maximum
+        return (
+            layer if motion.before != (1, 1) and (acts or motion.before != motion.after) else None
+        )
+
+    @property
+    def tally(self) -> list[Layer]:
+        """The layers that form the receptive field of the last map."""
+        last = self.pooling.step if self.pooling else len(self.recording.steps)
+        return [x for x in self.layers if x.step < last and 1 not in x.motion.after]
+
+    @property
+    def last_map_size(self) -> Pair:
+        return self.positions.size(self.last_map)
+
+    @property
+    def receptive_field(self) -> int:
+        """By the tally, in pixels; the smaller of height and width."""
+        return min(self._fields.get(memory(self.last_map), Field()).rf)
 
 
 def _larger(*pairs: Pair) -> Pair:
     return max(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
 
 
-def trace(model: nn.Module) -> list[Layer]:
-    """The convolutions, poolings and resizings of the forward pass of one 32x32 RGB image."""
-    return record(model).layers
+def _with_blocks(layers: list[Layer]) -> list[Layer]:
+    """The layers with their block: 2 for "c2a.dw", but 1 if any layer of C1 runs later.
 
-
-def record(model: nn.Module) -> Recorder:
-    """A forward pass of one image in evaluation mode, recorded."""
-    was_training = model.training
-    images = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=next(model.parameters()).device)
-    recorder = Recorder(images)
-    with torch.no_grad(), recorder.watching(model.eval()), recorder:
-        recorder.logits = model(images)
-    model.train(was_training)
-    return recorder
-
-
-class Recorder(TorchDispatchMode):
-    """Follows the receptive field from tensor to tensor through every ATen operation.
-
-    RF_out = RF_in + (k-1) * d * jump_in and jump_out = jump_in * stride, from RF 1, jump 1
-    (Araujo, Norris, Sim: "Computing Receptive Fields of Convolutional Neural Networks",
-    Distill 2019), for height and width each.
+    A layer outside of the named blocks belongs to the block that ran before it. In a network
+    without such names, a block begins with each 3x3 stride-2 convolution.
     """
-
-    def __init__(self, images: Tensor):
-        super().__init__()
-        self.layers: list[Layer] = []
-        self.running_modules = ["forward"]
-        self.field_of = {id(images): Field((1, 1), (1, 1), (IMAGE_SIZE, IMAGE_SIZE))}
-        self.alive = [images]  # as long as a tensor lives, no other has its id
-
-    @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
-        """Keeps the name of the innermost running module of `model` in `running_modules[-1]`."""
-
-        def enter(name: str):
-            return lambda *_: self.running_modules.append(name)
-
-        def leave(*_) -> None:
-            self.running_modules.pop()
-
-        handles = []
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(enter(name or "forward")))
-            handles.append(module.register_forward_hook(leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        inputs = [tensor for tensor in _tensors(args) if id(tensor) in self.field_of]
-        outputs = list(_tensors([result]))
-        if inputs and outputs:
-            op = func.overloadpacket.__name__
-            before = Field.of([self.field_of[id(tensor)] for tensor in inputs])
-            after, geometry = _step(op, args, before, inputs[0], outputs[0])
-            for tensor in outputs:
-                self.field_of[id(tensor)] = after
-                self.alive.append(tensor)
-            if op == "convolution" or "pool" in op or after.size != before.size:
-                channels = inputs[0].shape[1]
-                name = self.running_modules[-1]
-                self.layers.append(Layer(name, op, *geometry, channels, before, after))
-        return result
+    names = [re.search(r"(?:^|\.)c([1-4])(?!\d)", layer.name) for layer in layers]
+    numbers = [int(name[1]) if name else 0 for name in names]
+    blocks = []
+    for index, number in enumerate(numbers):
+        later = [n for n in numbers[index:] if n]
+        before = blocks[-1] if blocks else 1
+        if any(numbers):
+            blocks.append(min(later) if number else before)
+        else:
+            blocks.append(min(4, before + layers[index].is_strided))
+    return [replace(layer, block=block) for layer, block in zip(layers, blocks, strict=True)]
 
 
-def _tensors(values: Iterable) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _tensors(value)
+def recorded(network: nn.Module, num_classes: int | None = None) -> list[Recording]:
+    """Forward passes of `network`, from `private_copy`, in evaluation mode and in training mode.
+
+    Raises:
+        UserError: a forward pass fails, or does not give logits (B, num_classes).
+    """
+    recordings = []
+    for mode in ("evaluation", "training"):
+        recording = Recording(network, training=mode == "training")
+        logits, error = recording.logits, recording.error
+        is_right = isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 2
+        if not is_right or num_classes not in (None, logits.shape[1]):
+            images, classes = tuple(recording.images.shape), num_classes or "number of classes"
+            result = (
+                f"shape {tuple(logits.shape)}"
+                if isinstance(logits, Tensor)
+                else type(logits).__name__
+            )
+            found = f"raises {type(error).__name__}: {error}" if error else f"returns {result}"
+            raise UserError(
+                f"the network must return one tensor of logits (2, {classes}) for images {images}, "
+                f"but in {mode} mode it {' '.join(found.split())[:200]}"
+            )
+        recordings.append(recording)
+    return recordings
 
 
-def _step(
-    op: str, args: tuple, before: Field, source: Tensor, result: Tensor
-) -> tuple[Field, Geometry]:
-    """The field after `op`, and the geometry of `op`."""
-    geometry = kernel, stride, dilation, _ = _geometry(op, args)
-    size = _map_size(before.size, source, result)
-    if size == (1, 1) != before.size:
-        return replace(before, size=size, averaged=op in AVERAGES), POINTWISE
-    if stride == (1, 1) and size != before.size:  # resized by other means, a slice say
-        jump = tuple(
-            j * old // new for j, old, new in zip(before.jump, before.size, size, strict=True)
-        )
-    else:
-        jump = tuple(j * s for j, s in zip(before.jump, stride, strict=True))
-    growth = ((k - 1) * d * j for k, d, j in zip(kernel, dilation, before.jump, strict=True))
-    rf = tuple(r + g for r, g in zip(before.rf, growth, strict=True))
-    return Field(rf, jump, size, before.averaged), geometry
+def traces(network: nn.Module) -> list[Trace]:
+    """Of `network`, from `private_copy`: in evaluation mode, and in training mode if it differs.
+
+    Raises:
+        UserError: as `recorded`.
+    """
+    evaluation, training = recorded(network)
+    differs = evaluation.signature() != training.signature()
+    return [Trace(evaluation, network), *([Trace(training, network)] if differs else [])]
 
 
-def _map_size(before: Pair, source: Tensor, result: Tensor) -> Pair:
-    """Height and width of the feature map `result`; (1, 1) once it is reduced to a vector."""
-    if result.dim() == 4:
-        return tuple(result.shape[2:])
-    is_a_vector = result.dim() >= 2 and result.numel() == result.shape[0] * result.shape[1]
-    reduced = source.dim() > 2 and source.shape[:2] == result.shape[:2]
-    return (1, 1) if is_a_vector and reduced and source.numel() > result.numel() else before
-
-
-def _geometry(op: str, args: tuple) -> Geometry:
-    """The geometry of an operation, from ATen's positional arguments."""
-    if op == "convolution":  # input, weight, bias, stride, padding, dilation, transposed, _, groups
-        stride = (1, 1) if args[6] else tuple(args[3])
-        return tuple(args[1].shape[2:]), stride, tuple(args[5]), args[8]
-    if op in ("max_pool2d_with_indices", "avg_pool2d"):  # input, kernel, stride, padding, dilation
-        kernel = _pair(args[1])
-        stride = _pair(args[2]) if len(args) > 2 and args[2] else kernel
-        dilation = _pair(args[4]) if op.startswith("max") and len(args) > 4 else (1, 1)
-        return kernel, stride, dilation, 1
-    return POINTWISE
-
-
-def _pair(sizes: list[int]) -> Pair:
-    return (sizes[0], sizes[-1])
-
-
-def tally(layers: list[Layer]) -> list[Layer]:
-    """The layers that form the receptive field: all before the global pooling."""
-    return [x for x in layers if not x.is_global_pooling and not x.before.averaged]
-
-
-def receptive_field(layers: list[Layer]) -> int:
-    """Receptive field before the global pooling in pixels; the smaller of height and width."""
-    return min(_larger((1, 1), *(x.after.rf for x in tally(layers))))
+def trace(model: nn.Module) -> list[Layer]:
+    """The layers of the forward pass of 32x32 RGB images in evaluation mode."""
+    with private_copy(model) as network:
+        return traces(network)[0].layers
 
 
 def tally_markdown(model: nn.Module) -> str:
@@ -237,9 +238,11 @@ def tally_markdown(model: nn.Module) -> str:
         "| layer | k | s | d | RF in | RF out | jump in | jump out |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for x in tally(trace(model)):
+    with private_copy(model) as network:
+        layers = traces(network)[0].tally
+    for x in layers:
         fields = (x.before.rf, x.after.rf, x.before.jump, x.after.jump)
-        figures = map(_side, (x.kernel, x.stride, x.dilation, *fields))
+        figures = map(_side, (x.motion.kernel, x.motion.stride, x.motion.dilation, *fields))
         rows.append(f"| {x} | {' | '.join(figures)} |")
     return "\n".join(rows)
 
