@@ -74,25 +74,27 @@ def training_batches(
     recipe: Recipe,
     device: torch.device,
     workers: int | str,
+    processes: int = 1,
 ) -> HostBatches | DeviceBatches:
-    """The training set, augmented as the recipe says; `workers` is a number or "auto"."""
+    """The training set, augmented as the recipe says; for the others, see `worker_count`."""
     if recipe.augment == "device":
         return DeviceBatches(data, recipe, device)
-    return HostBatches(data, recipe, device, worker_count(workers, device))
+    return HostBatches(data, recipe, device, worker_count(workers, device, processes))
 
 
-def worker_count(workers: int | str, device: torch.device) -> int:
-    """The number of worker processes for a value of --workers.
+def worker_count(workers: int | str, device: torch.device, processes: int = 1) -> int:
+    """The number of worker processes for a value of --workers, a number or "auto".
 
     On one or two CPU cores a worker would take time from the training step, so augmenting between
     the steps is faster. On more cores two workers keep up with training. With an accelerator the
-    cores are free to augment; more than 16 are never needed.
+    cores are free to augment; more than 16 are never needed. `processes` that train on this
+    machine share its cores.
     """
     if workers != "auto":
         return int(workers)
-    cores = usable_cores()
+    cores = usable_cores() // processes
     if device.type != "cpu":
-        return min(cores, 16)
+        return max(1, min(cores, 16))
     return 2 if cores > 2 else 0
 
 
@@ -129,11 +131,14 @@ class HostBatches:
     def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
         self.loader.sampler.epoch = epoch
+        # from memory that is not pinned, a copy to MPS that is not waited for can read what the
+        # next batch has put there (pytorch issue 189690)
+        asynchronous = self.device.type == "cuda"
         for batch in self.loader:
             images, labels = (part[share(len(part))] for part in batch)
             yield (
-                images.to(self.device, non_blocking=True),
-                labels.to(self.device, non_blocking=True),
+                images.to(self.device, non_blocking=asynchronous),
+                labels.to(self.device, non_blocking=asynchronous),
             )
 
 

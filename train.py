@@ -93,24 +93,25 @@ def main() -> None:
     from model import build_network, count_parameters
     from training.devices import device_description, keep_freed_memory, pick_device
     from training.distillation import distillation, fingerprint, load_teacher
+    from training.failures import explained_failures
     from training.find_lr import rising_schedule
     from training.optimizers import linear_schedule
-    from training.processes import joined, this_process
+    from training.processes import join, this_process
     from training.trainer import Trainer, cross_entropy
 
     if args.tensorboard:
         import tensorboard  # noqa: F401, without it the run is refused here
 
-    world = this_process()
+    world, log = this_process(), []  # the epochs that are finished
+    device = pick_device(args.device, world)
     quiet = nullcontext() if world.is_first else redirect_stdout(None)
-    with joined(world, pick_device(args.device)) as device, quiet:
-        data = world.in_turns(
-            lambda: load(args.dataset, args.data_dir, args.limit_train, args.holdout)
-        )
+    with explained_failures(lambda: how_to_resume(args, world, log), world), quiet:
+        data = load(args.dataset, args.data_dir, args.limit_train, args.holdout)
         keep_freed_memory()
         print_data(data)
         check_batch_size(recipe.batch_size, len(data.train_labels), world.size)
-        batches = training_batches(data, recipe, device, args.workers)
+        join(world, device)  # after a download, for which others wait no longer than TIMEOUT
+        batches = training_batches(data, recipe, device, args.workers, world.local_size)
 
         torch.manual_seed(recipe.seed)
         network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
@@ -131,19 +132,24 @@ def main() -> None:
             if args.find_lr:
                 find_learning_rate(args.out / names.RANGE_TEST, trainer, batches)
             else:
-                train(args, trainer, batches)
+                train(args, trainer, batches, log)
+        world.wait_for_all()  # until the first one has drawn the pictures
 
 
-def train(args: argparse.Namespace, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
-    """Trains the epochs that are left and keeps each one, then draws the pictures of the run."""
+def train(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    batches: HostBatches | DeviceBatches,
+    log: list[LogRow],
+) -> None:
+    """Trains the epochs that are left, adds each to `log` and keeps it; then draws pictures."""
     from records.checkpoints import load_checkpoint
     from records.run import continue_run, save_epoch, start_run
     from report.results import draw_results
-    from training.failures import explained_failures
 
-    world, last, log, best = trainer.world, args.out / names.LAST, [], None
+    world, last, best = trainer.world, args.out / names.LAST, None
     if args.resume:
-        log = trainer.resume(world.from_first(lambda: load_checkpoint(last)), last)
+        log += trainer.resume(world.from_first(lambda: load_checkpoint(last)), last)
         print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
     if world.is_first:
         config = trainer.config(command_line(), vars(args))
@@ -157,24 +163,23 @@ def train(args: argparse.Namespace, trainer: Trainer, batches: HostBatches | Dev
             from report.tensorboard import Board
 
             board = Board(args.out, len(log))
-    with explained_failures(lambda: how_to_resume(args, world, log)):
-        for epoch in range(len(log) + 1, args.epochs + 1):
-            row = trainer.run_epoch(epoch, batches)
-            is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
-            with stop_delayed():  # an epoch is kept as a whole or not at all
-                if world.is_first:
-                    checkpoint = trainer.checkpoint([*log, row])
-                    save_epoch(args.out, config, [*log, row], checkpoint, is_best)
-                    best = checkpoint if is_best else best
-                log.append(row)
-            if world.is_first and board:
-                board.add_epoch(row)
-            print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
-            warn_of_a_high_loss(row, trainer)
-        if world.is_first:
-            figures = draw_results(args.out, trainer, best, log, next(batches.epoch(1)))
-            if board:
-                board.add_figures(figures, len(log))
+    for epoch in range(len(log) + 1, args.epochs + 1):
+        row = trainer.run_epoch(epoch, batches)
+        is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
+        with stop_delayed():  # an epoch is kept as a whole or not at all
+            if world.is_first:
+                checkpoint = trainer.checkpoint([*log, row])
+                save_epoch(args.out, config, [*log, row], checkpoint, is_best)
+                best = checkpoint if is_best else best
+            log.append(row)
+        if world.is_first and board:
+            board.add_epoch(row)
+        print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
+        warn_of_a_high_loss(row, trainer)
+    if world.is_first:
+        figures = draw_results(args.out, trainer, best, log, next(batches.epoch(1)))
+        if board:
+            board.add_figures(figures, len(log))
     print_summary(args, trainer.data.evaluated, log)
 
 
@@ -225,13 +230,11 @@ def warn_of_a_high_loss(row: LogRow, trainer: Trainer) -> None:
 
 
 def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> str:
-    if not log:
+    if not (log or args.resume):
         return "the first epoch was not finished, so there is nothing to resume"
     command = command_line().removesuffix(" --resume").replace(" --resume ", " ")
-    return (
-        f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. "
-        f"Go on with: {world.command(command)} --resume"
-    )
+    saved = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. " if log else ""
+    return f"{saved}Go on with: {world.command(command)} --resume"
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:

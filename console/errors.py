@@ -9,11 +9,15 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
+PATIENCE = 3  # seconds after a signal until a main thread that does not handle it counts as blocked
+FIRST_PRINTS = 10  # seconds within which the first of several processes fails if it fails as well
 EXTRA_PACKAGES = {  # import name -> what to give to pip; the others are in requirements.txt
     "onnx": "-r requirements-export.txt",
     "onnxruntime": "-r requirements-export.txt",
@@ -68,6 +72,40 @@ def _stop(number: int, _frame) -> None:
     raise Stopped(128 + number)
 
 
+@contextmanager
+def stopped_while_blocked(advice: Callable[[], str]) -> Iterator[None]:
+    """Lets a stop signal end this process also while its main thread is blocked in C++ code.
+
+    Python calls a signal handler in the main thread, between two of its instructions. While that
+    thread waits for another process in a collective operation, no handler is called. A thread,
+    which `signal.set_wakeup_fd` informs, ends the process then, with the line that `run` prints.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while number := int.from_bytes(os.read(reader, 1), "big"):  # 0 at the context's end
+            if number in STOP_SIGNALS:
+                time.sleep(PATIENCE)
+                if signal.getsignal(number) is _stop and _delayed is None:
+                    _print_stop(advice())
+                    _exit_at_once(128 + number)
+        os.close(reader)
+
+    threading.Thread(target=watch, daemon=True).start()
+    former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former)
+        os.close(writer)
+
+
+def is_one_of_several() -> bool:
+    """Whether torchrun started this process together with others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def is_printing_process() -> bool:
     """Whether this process prints errors; of several started by torchrun, the first one does."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -96,8 +134,33 @@ def print_error(message: str) -> None:
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 
+def _print_failure(message: str) -> None:
+    """Prints why this process ends, unless the first of several does and says it.
+
+    If the first one fails too, torchrun ends this one in the meantime.
+    """
+    if not is_printing_process():
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        time.sleep(FIRST_PRINTS)
+        message = f"rank {os.environ['RANK']}: {message}"
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+
+
+def _print_stop(advice: str) -> None:
+    print_error(f"stopped; {advice}" if advice else "stopped")
+
+
+def _exit_at_once(status: int) -> None:
+    """Exits without the interpreter's shutdown, in which torch can wait for other processes."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls `main`; turns errors and signals that a user can cause into a line and a status."""
+    status = 0
     # `nohup` and a shell's `&` make a process ignore signals; these stay ignored
     former = {each: signal.getsignal(each) for each in STOP_SIGNALS}
     handled = [each for each, handler in former.items() if handler != signal.SIG_IGN]
@@ -109,23 +172,27 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print_error(str(error))
-        sys.exit(error.status)
+        status = error.status
+        _print_failure(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         wanted = EXTRA_PACKAGES.get(package, "-r requirements.txt")
-        print_error(f"{package} is not installed: pip install {wanted}")
-        sys.exit(1)
+        status = 1
+        _print_failure(f"{package} is not installed: pip install {wanted}")
     except BrokenPipeError:  # the reader of a pipe, `head` for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        status = 1
     except OSError as error:  # a full disk, a deleted folder, a lack of permission
-        print_error(str(error))
-        sys.exit(1)
+        status = 1
+        _print_failure(str(error))
     except Stopped as stop:
-        print_error(f"stopped; {stop.advice}" if stop.advice else "stopped")
-        sys.exit(stop.status)
+        status = stop.status
+        _print_stop(stop.advice)
     finally:
         for each in handled:
             if signal.getsignal(each) is _stop:
                 signal.signal(each, former[each])
+    if is_one_of_several():
+        _exit_at_once(status)
+    if status:
+        sys.exit(status)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from console.errors import is_printing_process, program
+from console.errors import UserError, program
 
 Settings = TypeVar("Settings")
 
@@ -24,8 +24,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str):
-        line = f"{self.prog}: {message}; see python {shlex.join(program())} --help\n"
-        self.exit(2, line if is_printing_process() else None)
+        raise UserError(f"{message}; see python {shlex.join(program())} --help", status=2)
 
 
 def add_setting_flags(group, kind: type, *only: str) -> None:

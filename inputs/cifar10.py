@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pooch
 import requests
+from filelock import FileLock
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
@@ -23,6 +24,7 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
 STALL_SECONDS = 30
+LOCK = ".cifar10.lock"  # stays in the folder
 
 
 def load(_dataset: str, data_dir: Path) -> ImageData:
@@ -31,14 +33,10 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
     archive = data_dir / CIFAR10.filename
     try:
         if not extracted.exists():
-            if not archive.exists():
-                download(archive, CIFAR10.tgz_md5)
-            elif not check_integrity(str(archive), CIFAR10.tgz_md5):
-                raise UserError(
-                    f"{archive} is damaged: its md5 is not CIFAR-10's {CIFAR10.tgz_md5}; move it "
-                    "away and run again to download it"
-                )
-            _extract(archive, extracted)
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with FileLock(data_dir / LOCK):  # other processes wait, then find the folder
+                if not extracted.exists():
+                    _fetch(archive, extracted)
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
     except RuntimeError as error:  # torchvision: a file is missing or fails its md5
         raise UserError(
@@ -59,8 +57,15 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
     )
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    """Unpacks `archive` so that `folder`, which it contains, is there whole or not at all."""
+def _fetch(archive: Path, folder: Path) -> None:
+    """Unpacks `archive`, which is downloaded if needed, to `folder`: whole or not at all."""
+    if not archive.exists():
+        download(archive, CIFAR10.tgz_md5)
+    elif not check_integrity(str(archive), CIFAR10.tgz_md5):
+        raise UserError(
+            f"{archive} is damaged: its md5 is not CIFAR-10's {CIFAR10.tgz_md5}; move it away and "
+            "run again to download it"
+        )
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent) as scratch:
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
@@ -85,7 +90,7 @@ def download(archive: Path, md5: str) -> None:
     failures = []
     for url in MIRRORS:
         host = urlsplit(url).netloc
-        print(f"downloading {archive.name} from {host}", flush=True)
+        print(f"downloading {archive.name} from {host}", file=sys.stderr)
         try:
             pooch.retrieve(url, f"md5:{md5}", archive.name, archive.parent, downloader=downloader)
             return

@@ -7,22 +7,28 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import torch.distributed as dist
 from conftest import Outcome
 
+import data
 import train
 from console import errors
 from records import names
+from report import results  # noqa: F401, or each fork would import matplotlib anew
+from training import failures
 from training.trainer import Trainer
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")
@@ -38,17 +44,24 @@ def _forks() -> multiprocessing.context.ForkServerContext:
     return context
 
 
+def process(target: Callable, *args: object) -> multiprocessing.process.BaseProcess:
+    """A process that has just started, and calls `target`."""
+    started = _forks().Process(target=target, args=args)
+    started.start()
+    return started
+
+
 @dataclass
 class Run:
     """A running `train.py`, the leader of a session and process group of its own."""
 
     process: multiprocessing.process.BaseProcess
     out: Path
-    err: Path
+    streams: Path  # what it prints, with the suffixes .stdout and .stderr
 
     def wait_for_epochs(self, count: int) -> None:
         while self.epochs() < count:
-            assert self.process.is_alive(), self.err.read_text()
+            assert self.process.is_alive(), self.outcome().err
             time.sleep(0.01)
 
     def epochs(self) -> int:
@@ -58,7 +71,10 @@ class Run:
 
     def outcome(self) -> Outcome:
         self.process.join()
-        return Outcome(self.process.exitcode, "", self.err.read_text())
+        printed = [
+            self.streams.with_suffix(suffix).read_text() for suffix in (".stdout", ".stderr")
+        ]
+        return Outcome(self.process.exitcode, *printed)
 
 
 def start(
@@ -66,6 +82,7 @@ def start(
     out: Path,
     die_at: int | None = None,
     prepare: Callable[[], None] | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Run:
     """Starts `train.py argv --out out`.
 
@@ -73,13 +90,12 @@ def start(
         die_at: it kills itself by SIGKILL at its so many-th change in `out`, half written if
             that is the writing of a file.
         prepare: what its process does first; a function of this module.
+        environment: added to that of its process.
     """
-    err = out.with_name(f"{out.name}.stderr")
-    process = _forks().Process(
-        target=_run, args=([*argv, "--out", str(out)], out, err, die_at, prepare)
-    )
-    process.start()
-    return Run(process, out, err)
+    streams = out.with_name(f"{out.name}-{environment.get('RANK', 0)}.stdout")
+    argv = [*argv, "--out", str(out)]
+    started = process(_run, argv, out, streams, die_at, prepare, dict(environment))
+    return Run(started, out, streams)
 
 
 def run(*args, **kwargs) -> Outcome:
@@ -87,10 +103,47 @@ def run(*args, **kwargs) -> Outcome:
     return start(*args, **kwargs).outcome()
 
 
+def places(count: int) -> list[dict[str, str]]:
+    """The environment variables that torchrun would give to each of `count` processes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    everywhere = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return [
+        {
+            name: str(value)
+            for name, value in {**everywhere, "RANK": rank, "LOCAL_RANK": rank}.items()
+        }
+        | {"MASTER_ADDR": "127.0.0.1"}
+        for rank in range(count)
+    ]
+
+
+def start_ranks(argv: list[str], out: Path, count: int = 2, **kwargs) -> list[Run]:
+    """Starts several processes that train together."""
+    return [start(argv, out, environment=place, **kwargs) for place in places(count)]
+
+
+def run_ranks(*args, **kwargs) -> list[Outcome]:
+    """Starts processes as `start_ranks` does; as torchrun does, stops all when one has failed."""
+    runs = start_ranks(*args, **kwargs)
+    while alive := [run for run in runs if run.process.is_alive()]:
+        connection.wait([run.process.sentinel for run in alive])
+        if any(run.process.exitcode for run in runs):
+            for run in alive:
+                run.process.terminate()
+    return [run.outcome() for run in runs]
+
+
 def _run(
-    argv: list[str], out: Path, err: Path, die_at: int | None, prepare: Callable | None
+    argv: list[str],
+    out: Path,
+    streams: Path,
+    die_at: int | None,
+    prepare: Callable | None,
+    environment: dict[str, str],
 ) -> None:
     changes = 0
+    os.environ.update(environment)
 
     def watch(event: str, args: tuple) -> None:
         nonlocal changes
@@ -108,9 +161,9 @@ def _run(
     os.setsid()
     usual, *_ = multiprocessing.get_all_start_methods()  # for workers, as in a run by hand
     multiprocessing.set_start_method(usual, force=True)
-    with err.open("w") as file, Path(os.devnull).open("w") as nowhere:
-        os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr, sys.argv = nowhere, file, ["train.py", *argv]
+    with streams.open("w") as stdout, streams.with_suffix(".stderr").open("w") as stderr:
+        os.dup2(stderr.fileno(), 2)
+        sys.stdout, sys.stderr, sys.argv = stdout, stderr, ["train.py", *argv]
         if prepare:
             prepare()
         sys.addaudithook(watch)
@@ -146,3 +199,33 @@ def stop_in_the_first_epoch() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     Trainer.train_step = train_step
+
+
+def do_not_wait_for_the_first() -> None:
+    """Of several processes, to fail; it has failed already, or will not."""
+    errors.FIRST_PRINTS = 0
+
+
+def lose_a_worker() -> None:
+    do_not_wait_for_the_first()
+
+    def train_step(*_):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    Trainer.train_step = train_step
+
+
+def lose_a_worker_to_a_signal() -> None:
+    """Which reaches this process too, just after torch has reported the worker."""
+    lose_a_worker()
+    failures.time = SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGTERM))
+
+
+def refuse_to_load_once_joined() -> None:
+    load = data.load
+
+    def checked(*args):
+        assert not dist.is_initialized(), "others would wait for this process to load its data"
+        return load(*args)
+
+    data.load = checked

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import torch
+from torch import Tensor
 
 from data import load, training_batches
 from model import build_network
 from recipe import Recipe
-from training.processes import ALONE, World, joined, this_process
-from training.trainer import Trainer
+from training.processes import ALONE, World, join, this_process
+from training.trainer import Trainer, cross_entropy
 
 CPU = torch.device("cpu")
 
@@ -25,23 +24,33 @@ def train(dataset: Path, augment: str, world: World = ALONE) -> dict:
     torch.manual_seed(0)
     net = build_network(num_classes=len(data.classes), width=0.3)
     batches = training_batches(data, recipe, CPU, workers=0)
+    drawn = []
+
+    def loss(*args) -> tuple[Tensor, Tensor]:
+        drawn.append(torch.rand(()))  # as dropout does
+        return cross_entropy(*args)
+
     trainer = Trainer(net, data, recipe, CPU, world=world)
     net.eval()
     images, labels = next(batches.epoch(1, world.share))
     trainer.train_step(images, labels)
     gradients = [parameter.grad.clone() for parameter in net.parameters()]
-    trainer = Trainer(net, data, recipe, CPU, world=world)
+    trainer = Trainer(net, data, recipe, CPU, world=world, loss=loss)
     row = trainer.run_epoch(1, batches)
     return {
         "gradients": gradients,
         "weights": [parameter.detach() for parameter in net.parameters()],
         "evaluated": [row.test_loss, row.test_acc],
         "images": torch.cat([images for images, _ in batches.epoch(1, world.share)]),
+        "drawn": drawn,
     }
 
 
-if __name__ == "__main__":
-    dataset, out, augment = sys.argv[1:]
+def save(dataset: Path, augment: str, out: Path, place: dict[str, str]) -> None:
+    """Trains as one of several processes, at `place` of them; leaves what `train` returns."""
+    os.environ.update(place)
     world = this_process()
-    with joined(world, CPU):
-        torch.save(train(Path(dataset), augment, world), Path(out) / f"{world.rank}.pt")
+    join(world, CPU)
+    torch.save(train(dataset, augment, world), out / f"{world.rank}.pt")
+    world.wait_for_all()
+    os._exit(0)

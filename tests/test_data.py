@@ -98,20 +98,24 @@ def test_augmentation_leaves_the_data_set_as_it_was(small_data):
 
 
 @pytest.mark.parametrize(
-    ("cores", "device", "expected"),
+    ("cores", "device", "processes", "expected"),
     [
-        (1, "cpu", 0),
-        (2, "cpu", 0),
-        (64, "cpu", 2),
-        (1, "cuda", 1),
-        (2, "cuda", 2),
-        (64, "cuda", 16),
+        (1, "cpu", 1, 0),
+        (2, "cpu", 1, 0),
+        (64, "cpu", 1, 2),
+        (4, "cpu", 2, 0),
+        (8, "cpu", 2, 2),
+        (1, "cuda", 1, 1),
+        (2, "cuda", 1, 2),
+        (64, "cuda", 1, 16),
+        (16, "cuda", 4, 4),
+        (2, "cuda", 4, 1),
     ],
 )
-def test_workers_auto(cores, device, expected, monkeypatch):
+def test_workers_auto(cores, device, processes, expected, monkeypatch):
     monkeypatch.setattr(data, "usable_cores", lambda: cores)
-    assert data.worker_count("auto", torch.device(device)) == expected
-    assert data.worker_count(5, torch.device(device)) == 5
+    assert data.worker_count("auto", torch.device(device), processes) == expected
+    assert data.worker_count(5, torch.device(device), processes) == 5
 
 
 def test_normalised_training_images_have_mean_0_and_std_1(small_data):

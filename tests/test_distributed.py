@@ -1,4 +1,4 @@
-"""Two processes train as one does: real ones, started by torchrun, talking over gloo."""
+"""Two processes train as one does: real ones, talking over gloo; some started by torchrun."""
 
 import os
 import shlex
@@ -9,15 +9,19 @@ import time
 from itertools import chain
 from pathlib import Path
 
+import forked
 import one_of_ranks
 import pytest
 import torch
-from conftest import REPO, log_without_times, run_script
+import torch.nn.functional as F
+from conftest import REPO, assert_same_run, log_without_times, run_script
 
+from data import as_tensor
+from inputs.image_data import ImageData
 from recipe import AUGMENTERS
 from records import names
-from records.checkpoints import load_checkpoint
-from records.run import read_config, read_confusion
+from records.checkpoints import TrainedNet
+from records.run import read_config, read_confusion, read_log
 from training.processes import World
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -36,9 +40,14 @@ def test_shares_make_up_the_whole(count, processes):
 def both(request, small_npz, tmp_path_factory):
     """What one process does alone, and what each of two does."""
     out = tmp_path_factory.mktemp("ranks")
-    command = [*TORCHRUN, "tests/one_of_ranks.py", str(small_npz), str(out), request.param]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    ranks = [
+        forked.process(one_of_ranks.save, small_npz, request.param, out, place)
+        for place in forked.places(2)
+    ]
     alone = one_of_ranks.train(small_npz, request.param)
+    for rank in ranks:
+        rank.join()
+        assert rank.exitcode == 0
     return alone, [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -64,75 +73,124 @@ def test_the_shares_are_the_images_of_one_process(both):
     assert torch.equal(torch.cat(together), alone["images"])
 
 
-def command(small_npz: Path, out: Path, *flags: object) -> list[str]:
-    flags = ("--dataset", small_npz, "--out", out, "--batch-size", 32, "--width", 0.3, *flags)
-    return ["train.py", *map(str, flags)]
+def test_dropout_would_draw_other_numbers_in_each_process(both):
+    alone, (first, second) = both
+    assert first["drawn"] == alone["drawn"]
+    assert not set(first["drawn"]) & set(second["drawn"])
 
 
-def test_a_run_of_two_processes_is_written_once_and_resumed_by_one(small_npz, small_data, tmp_path):
-    words = command(small_npz, tmp_path, "--epochs", 3)
-    done = subprocess.run([*TORCHRUN, *words], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("epoch")] == [
+@pytest.fixture
+def flags(small_npz) -> list[str]:
+    return ["--dataset", str(small_npz), "--batch-size", "32", "--width", "0.3"]
+
+
+def assert_figures_are_of_the_saved_network(out: Path, data: ImageData) -> None:
+    """Although each process has evaluated its share, after batch norm saw its share of batches."""
+    row = list(read_log(out).itertuples())[-1]
+    net, labels = TrainedNet(out / names.LAST), torch.from_numpy(data.test_labels)
+    with torch.inference_mode():
+        logits = net(as_tensor(data.test_images))
+    accuracy = 100 * (logits.argmax(1) == labels).sum().item() / len(labels)
+    assert row.test_acc == float(f"{accuracy:.8g}")
+    assert row.test_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_run_of_several_processes_is_written_once_and_resumed_by_one(
+    processes, flags, small_data, tmp_path
+):
+    out = tmp_path / "out"
+    command = [*flags, "--epochs", "3"]
+    first, *others = forked.run_ranks(
+        command, out, processes, prepare=forked.refuse_to_load_once_joined
+    )
+    assert [outcome.status for outcome in (first, *others)] == [0] * processes, first.err
+    assert [line.split()[:2] for line in first.out.splitlines() if line.startswith("epoch")] == [
         ["epoch", "1/3"], ["epoch", "2/3"], ["epoch", "3/3"],
     ]  # fmt: skip
-    log = log_without_times(tmp_path)
+    assert not any(outcome.out or outcome.err for outcome in others)
+    log = log_without_times(out)
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
-    matrix = read_confusion(tmp_path).to_numpy()
-    assert matrix.sum() == len(small_data.test_labels)
-    best = load_checkpoint(tmp_path / names.BEST)
-    assert 100 * matrix.trace() / matrix.sum() == pytest.approx(best.test_acc, abs=1e-6)
-    assert read_config(tmp_path).device.endswith("2 processes")
-    resumed = run_script("train", *words[1:], "--resume")
+    assert read_confusion(out).to_numpy().sum() == len(small_data.test_labels)
+    assert read_config(out).device.endswith(f"{processes} processes")
+    assert_figures_are_of_the_saved_network(out, small_data)
+    resumed = run_script("train", *command, "--out", out, "--resume")
     assert "resumed after epoch 3 of 3" in resumed.out
-    assert log_without_times(tmp_path) == log
+    assert log_without_times(out) == log
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_the_run_and_two_go_on(rank, small_npz, tmp_path):
-    words = command(small_npz, tmp_path, "--epochs", 60)
+def test_a_process_that_waits_for_another_can_be_stopped(flags, tmp_path):
+    first, second = forked.start_ranks([*flags, "--epochs", "60"], tmp_path / "out")
+    first.wait_for_epochs(2)
+    os.kill(second.process.pid, signal.SIGSTOP)
+    time.sleep(1)  # within which the first one waits for the second in a collective operation
+    first.process.terminate()
+    first.process.join(timeout=30)
+    second.process.kill()
+    finished = len(log_without_times(first.out))
+    line = f"stopped; epochs 1 to {finished} of 60 are saved in {first.out}. Go on with: torchrun"
+    first.outcome().assert_refused(line, "--resume", status=143)
+
+
+def test_a_process_that_fails_alone_says_so(flags, tmp_path):
+    """What is wrong with it, the first process cannot know."""
+    out = tmp_path / "out"
+    places = forked.places(2)
+    first = forked.start(flags, out, environment=places[0])
+    second = forked.run(flags, out, environment=places[1], prepare=forked.lose_a_worker)
+    second.assert_refused("rank 1: an augmenting process was killed")
+    first.process.terminate()
+    first.outcome()
+
+
+def test_a_process_killed_under_torchrun_ends_the_run(flags, tmp_path):
+    words = ["train.py", *flags, "--epochs", "60", "--out", str(tmp_path)]
     run = subprocess.Popen(
         [*TORCHRUN, *words], cwd=REPO, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     while not run.stdout.readline().startswith("epoch  3/60"):
         assert run.poll() is None, run.stderr.read()
-    os.kill(process_of(run.pid, rank), signal.SIGKILL)
+    os.kill(process_of(run.pid, rank=1), signal.SIGKILL)
     _, err = run.communicate(timeout=120)
     assert run.returncode != 0
-    ours = [line for line in err.splitlines() if line.startswith("train.py: ")]
-    assert len(ours) == (1 if rank else 0)  # who is killed says nothing; torchrun says who was
     finished = len(log_without_times(tmp_path))
     assert 3 <= finished < 60
-    if rank:
-        assert f"epochs 1 to {finished} of 60 are saved" in ours[0]
-        named = shlex.split(ours[0].split("Go on with: ")[1])
-        assert named[:2] == ["torchrun", "--nproc_per_node=2"]
-        assert named[2:] == [*words, "--resume"]
-    resumed = subprocess.run(
-        [*TORCHRUN, *words, "--resume"], cwd=REPO, text=True, capture_output=True
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"resumed after epoch {finished} of 60" in resumed.stdout
-    assert len(log_without_times(tmp_path)) == 60
+    (line,) = [line for line in err.splitlines() if line.startswith("train.py: ")]
+    assert f"epochs 1 to {finished} of 60 are saved" in line
+    named = shlex.split(line.split("Go on with: ")[1])
+    assert named == ["torchrun", "--nproc_per_node=2", *words, "--resume"]
 
 
 def process_of(parent: int, rank: int) -> int:
     """The process that torchrun, which is `parent`, started as `rank`."""
-    time.sleep(0.1)
     for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
         if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
             return int(child)
     raise AssertionError("no such process")
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [(["--lr", "fast"], ["--lr"]), (["--batch-size", "95"], ["last batch of 1 images", "2 proc"])],
-)
-def test_a_mistake_is_told_once(flags, words, small_npz, tmp_path):
+def test_killed_and_resumed_by_two_processes_is_the_run(flags, tmp_path):
+    flags = [*flags, "--epochs", "16"]
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    first, second = forked.start_ranks(flags, out, prepare=forked.do_not_wait_for_the_first)
+    first.wait_for_epochs(2)
+    first.process.kill()
+    second.outcome().assert_refused("rank 1: another process of this run has ended", "--resume")
+    forked.run_ranks([*flags, "--resume"], out)
+    forked.run_ranks(flags, whole)
+    assert_same_run(whole, out)
+
+
+def test_a_bad_flag_is_told_once():
     done = subprocess.run(
-        [*TORCHRUN, *command(small_npz, tmp_path, *flags)], cwd=REPO, capture_output=True, text=True
+        [*TORCHRUN, "train.py", "--lr", "fast"], cwd=REPO, capture_output=True, text=True
     )
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("train.py: ")]
-    assert all(word in line for word in words)
+    assert "--lr" in line
+
+
+def test_a_last_batch_that_is_too_small_is_told_once(flags, tmp_path):
+    first, second = forked.run_ranks([*flags, "--batch-size", "95"], tmp_path / "out")
+    first.assert_refused("last batch of 1 images", "2 processes")
+    assert second.err == ""

@@ -119,6 +119,11 @@ def test_stopped_before_an_epoch_is_finished(flags, out):
     run.outcome().assert_refused("first epoch was not finished", "nothing to resume", status=143)
 
 
+def test_stopped_while_a_lost_worker_is_reported(flags, out):
+    outcome = forked.run(flags, out, prepare=forked.lose_a_worker_to_a_signal)
+    outcome.assert_refused("stopped; the first epoch was not finished", status=143)
+
+
 def test_a_stop_waits_until_what_is_being_kept_is_kept():
     code = (
         "import signal\n"
@@ -136,7 +141,8 @@ def test_a_stop_waits_until_what_is_being_kept_is_kept():
 
 def test_a_second_ctrl_c_ends_at_once():
     code = (
-        "import cli, signal, time\n"
+        "import signal, time\n"
+        "from console.errors import run\n"
         "def main():\n"
         "    try:\n"
         "        signal.raise_signal(signal.SIGINT)\n"
@@ -161,8 +167,9 @@ def test_a_killed_worker_is_told_in_a_line(flags, whole, out):
     assert_same_run(whole, out)
 
 
-def test_memory_that_does_not_suffice_is_told_in_a_line(flags, out):
-    wide = [*flags, "--width", "8", "--batch-size", "64"]
+@pytest.mark.parametrize("width", [8, 60])  # for a training step; to build the network
+def test_memory_that_does_not_suffice_is_told_in_a_line(width, flags, out):
+    wide = [*flags, "--width", str(width), "--batch-size", "64"]
     outcome = forked.run(wide, out, prepare=forked.limit_memory)
     outcome.assert_refused("memory ran out", "smaller --batch-size or --width")
 

@@ -30,7 +30,7 @@ from records import names
 from records.checkpoints import load_checkpoint
 from records.run import read_config, read_confusion, read_log
 from training.optimizers import linear_schedule
-from training.trainer import Sums, Trainer
+from training.trainer import Sums, Trainer, cross_entropy
 
 PICTURES = {
     "acc_curves.png": (600, 400),
@@ -245,6 +245,41 @@ def test_every_optimizer_follows_the_schedule_to_its_end(small_data):
         (rate,) = {group["lr"] for o in trainer.optimizers for group in o.param_groups}
         rates.append(rate)
     assert rates == [0.032 * linear_schedule(step, 6, recipe) for step in range(3)]
+
+
+def test_an_overflow_in_float16_skips_every_optimizer_and_the_schedule(small_data):
+    """One in the gradient of the bias, which is SGD's; those of the filters, Muon's, are finite."""
+
+    def overflowing(trainer, images, labels):
+        loss, logits = cross_entropy(trainer, images, labels)
+        return loss + torch.inf * trainer.network.fc.bias.sum(), logits
+
+    network, recipe, cpu = build_network(num_classes=3, width=0.1), Recipe(), torch.device("cpu")
+    trainer = Trainer(network, small_data, recipe, cpu, loss=overflowing)
+    trainer.scaler = torch.amp.GradScaler("cpu")
+    batch = next(DeviceBatches(small_data, recipe, cpu).epoch(1))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    rate = trainer.learning_rate()
+    trainer.train_step(*batch)
+    assert all(map(torch.equal, network.parameters(), before))
+    assert trainer.learning_rate() == rate
+    trainer.loss = cross_entropy
+    trainer.train_step(*batch)
+    assert not any(map(torch.equal, network.parameters(), before))
+    assert trainer.learning_rate() > rate
+
+
+def test_the_training_set_is_put_on_the_device_once(small_npz, tmp_path, monkeypatch):
+    made = []
+
+    class Counted(DeviceBatches):
+        def __init__(self, *args):
+            made.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr("data.DeviceBatches", Counted)
+    assert train(small_npz, tmp_path, "--epochs", 1, "--augment", "device").status == 0
+    assert len(made) == 1
 
 
 def test_two_classes_width_smoothing_and_a_last_batch_of_one(small_data, tmp_path):

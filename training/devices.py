@@ -6,10 +6,14 @@ import platform
 import torch
 
 from console.errors import UserError
+from training.processes import ALONE, World
 
 
-def pick_device(name: str) -> torch.device:
-    """The device that --device names; "auto" is CUDA, else Apple's MPS, else the CPU."""
+def pick_device(name: str, world: World = ALONE) -> torch.device:
+    """The device that --device names; "auto" is CUDA, else Apple's MPS, else the CPU.
+
+    Of several processes, each gets a GPU of its own, whose number is its local rank.
+    """
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
@@ -17,6 +21,19 @@ def pick_device(name: str) -> torch.device:
     if (device.index or 0) >= available[device.type]:
         present = ", ".join(kind for kind, count in available.items() if count)
         raise UserError(f"--device {name} is not on this machine, which has {present}", status=2)
+    if device.type != "cpu" and world.size > 1:
+        gpus = available[device.type]
+        if world.local_size > gpus:
+            raise UserError(
+                f"{world.local_size} processes for {gpus} GPUs; use torchrun "
+                f"--nproc_per_node={gpus}, or train.py --device cpu"
+            )
+        device = torch.device(device.type, world.local_rank)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)  # some of torch's functions use the current device
+        # so that evaluation, in float32, rounds as on other devices; training is in 16 bits
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

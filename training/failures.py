@@ -1,37 +1,41 @@
 """Known ways in which training ends early, turned into a line that says how to go on."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from console.errors import Stopped, UserError
-from training.processes import is_lost_process
+from console.errors import Stopped, UserError, stopped_while_blocked
+from training.processes import World, is_lost_process
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC_FAILED|Unable to allocate")
 
 
 @contextmanager
-def explained_failures(advice: Callable[[], str]) -> Iterator[None]:
+def explained_failures(advice: Callable[[], str], world: World) -> Iterator[None]:
     """Adds `advice()` to the message of a stop signal or of an error of a known kind.
 
     Raises:
-        UserError: in place of torch's error, if a user can do something about that.
+        UserError: in place of torch's or numpy's error, if a user can do something about that.
     """
     try:
-        yield
-    except RuntimeError as error:
-        if not (reason := failure_reason(error)):
-            raise
-        raise UserError(f"{reason}; {advice()}") from error
+        with stopped_while_blocked(advice) if world.size > 1 else nullcontext():
+            try:
+                yield
+            except (RuntimeError, MemoryError) as error:
+                if not (reason := failure_reason(error)):
+                    raise
+                raise UserError(f"{reason}; {advice()}") from error
     except Stopped as stop:
         stop.advice = advice()
         raise
 
 
-def failure_reason(error: RuntimeError) -> str | None:
+def failure_reason(error: RuntimeError | MemoryError) -> str | None:
     """What ended training; None if `error` is not of a known kind."""
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return "memory ran out; use a smaller --batch-size or --width"
     if isinstance(error, TorchDynamoException):
         return f"--compile failed, run without it: {str(error).splitlines()[0]}"

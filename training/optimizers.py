@@ -1,5 +1,8 @@
 """Optimizers and the schedule of the learning rate."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -30,6 +33,26 @@ def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
             )
         )
     return optimizers
+
+
+class Together:
+    """Several optimizers as one, for `torch.amp.GradScaler`.
+
+    Given one by one, only those would step whose own gradients did not overflow in float16.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> bool:
+        """Steps all of them; True, where GradScaler returns None if it skips the step."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return True
 
 
 def linear_schedule(step: int, steps: int, recipe: Recipe) -> float:

@@ -7,10 +7,9 @@ of size 1; for it, the functions here change nothing.
 """
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,9 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from console.errors import UserError
-
 Result = TypeVar("Result")
+
+# of a wait for other processes. A machine may have to download the data set first, which takes an
+# hour from the slowest mirror; a process that has ended is noticed at once all the same
+TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,16 @@ class World:
         dist.broadcast_object_list(made)
         return made[0]
 
-    def in_turns(self, make: Callable[[], Result]) -> Result:
-        """Calls `make` in the first process of each machine, then in the others.
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces the values of `tensors` by those in the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
-        It may download a file, which the others then find.
-        """
-        if self.size == 1:
-            return make()
-        if self.local_rank == 0:
-            result = make()
-        dist.barrier()
-        return result if self.local_rank == 0 else make()
+    def wait_for_all(self) -> None:
+        """Returns once all processes have called this."""
+        if self.size > 1:
+            dist.barrier()
 
     def average_gradients(self, network: nn.Module) -> nn.Module:
         """`network` with gradients that are averaged over the processes."""
@@ -94,44 +94,18 @@ def this_process() -> World:
     return World(*(int(os.environ[name]) for name in variables))
 
 
-@contextmanager
-def joined(world: World, device: torch.device) -> Iterator[torch.device]:
-    """Joins the processes; yields this one's own device.
-
-    At the end of the context, one of several processes exits, with status 0 if all went well.
-
-    Raises:
-        UserError: there are more processes than GPUs, or another process has ended.
-    """
-    if world.size == 1:
-        yield device
-        return
-    if device.type == "cuda":
-        gpus = torch.cuda.device_count()
-        if world.local_size > gpus:
-            raise UserError(
-                f"{world.local_size} processes for {gpus} GPUs; use torchrun "
-                f"--nproc_per_node={gpus}, or train.py --device cpu"
-            )
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield device
-    except RuntimeError as error:
-        if is_lost_process(error):
-            raise UserError("another process of this run has ended") from error
-        raise
-    dist.barrier()  # all wait until the first one has drawn the pictures
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.flush()
-    # without the interpreter's shutdown, during which gloo's threads can abort the process
-    os._exit(0)
+def join(world: World, device: torch.device) -> None:
+    """Makes this process, which trains on `device`, one of those that train together."""
+    if world.size > 1:
+        on_cuda = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if on_cuda else "gloo", timeout=TIMEOUT, device_id=device if on_cuda else None
+        )
 
 
-def is_lost_process(error: RuntimeError) -> bool:
+def is_lost_process(error: BaseException) -> bool:
     """Whether torch raised `error` because another process does not answer."""
     words = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe")
-    return dist.is_initialized() and (
-        isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+    return isinstance(error, dist.DistError) or (
+        dist.is_initialized() and any(word in str(error) for word in words)
     )

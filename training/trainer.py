@@ -30,7 +30,7 @@ from recipe import Recipe
 from records.checkpoints import Checkpoint, TrainingState, load_weights
 from records.run import Config, LogRow, now
 from training.devices import device_description, training_precision
-from training.optimizers import linear_schedule, make_optimizers
+from training.optimizers import Together, linear_schedule, make_optimizers
 from training.processes import ALONE, World
 
 STATISTICS_BATCHES = 20  # of an epoch's last ones, from which batch-norm statistics are computed
@@ -74,9 +74,10 @@ class Trainer:
         self.network, self.data, self.recipe, self.device = network, data, recipe, device
         self.world, self.loss, self.schedule = world, loss, schedule
         self.steps_per_epoch = -(-len(data.train_labels) // recipe.batch_size)
-        self.steps_taken = 0
+        self.batches_seen = self.steps_taken = 0
         self.optimizers = optimizers(network, recipe)
-        for group in self._parameter_groups():
+        self.together = Together(self.optimizers)
+        for group in self.together.param_groups:
             group["peak_lr"] = group["lr"]
         self.precision = training_precision(device)
         # float16 gradients underflow unless they are scaled; for other types this does nothing
@@ -98,8 +99,11 @@ class Trainer:
         }  # which a resumed run must share
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Takes one optimizer step; returns the batch's logits (B, classes) from before it."""
-        for group in self._parameter_groups():
+        """Takes one optimizer step; returns the batch's logits (B, classes) from before it.
+
+        If a gradient overflows in float16, no optimizer steps, nor does the schedule.
+        """
+        for group in self.together.param_groups:
             group["lr"] = group["peak_lr"] * self.learning_rate()
         with torch.autocast(
             self.device.type, self.precision, enabled=self.precision != torch.float32
@@ -109,10 +113,9 @@ class Trainer:
             loss = loss * (len(labels) * self.world.size / self._images_in_step())
         self.network.zero_grad()
         self.scaler.scale(loss).backward()
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        self.steps_taken += bool(self.scaler.step(self.together))
         self.scaler.update()
-        self.steps_taken += 1
+        self.batches_seen += 1
         return logits.detach()
 
     def learning_rate(self) -> float:
@@ -123,8 +126,9 @@ class Trainer:
 
     def run_epoch(self, epoch: int, batches: HostBatches | DeviceBatches) -> LogRow:
         """Trains on every training image once, then evaluates."""
-        # for layers that draw random numbers, dropout for example: a resumed run draws the same
-        torch.manual_seed(batch_seed(self.recipe.seed, epoch, 0))
+        # for layers that draw random numbers, dropout for example: each process draws others, and
+        # a resumed run draws the same
+        torch.manual_seed(batch_seed(self.recipe.seed, epoch, self.world.rank))
         lr = self.recipe.peak_lr * self.learning_rate()
         start = time.perf_counter()
         bar = tqdm(
@@ -175,6 +179,8 @@ class Trainer:
     @torch.inference_mode()
     def evaluate(self, logits: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:
         """Mean cross-entropy and accuracy (%) on the test images, of `self.logits` by default."""
+        # each process has batch-norm statistics of its own images, and the first one saves its own
+        self.world.copy_from_first(self.network.buffers())
         self.network.eval()
         sums = Sums(self.device)
         size = EVALUATION_BATCH[self.device.type]
@@ -259,7 +265,8 @@ class Trainer:
             if state.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state.scaler)
             self.steps_taken = state.step
-            if state.step != checkpoint.epoch * self.steps_per_epoch:
+            skipped = checkpoint.epoch * self.steps_per_epoch - state.step
+            if skipped < 0 or (skipped and not state.scaler):
                 raise ValueError("a step of another epoch than the network's")
             if len(state.log) != checkpoint.epoch:
                 raise ValueError("a log of other epochs than the network's")
@@ -267,13 +274,10 @@ class Trainer:
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
     def _images_in_step(self) -> int:
         """The number of images in the next step's batch, in all processes."""
         images, size = len(self.data.train_labels), self.recipe.batch_size
-        return min(size, images - self.steps_taken % self.steps_per_epoch * size)
+        return min(size, images - self.batches_seen % self.steps_per_epoch * size)
 
     def _divergence(self, epoch: int) -> UserError:
         kept = f"last.pt still holds epoch {epoch - 1}"
