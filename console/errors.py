@@ -5,6 +5,7 @@ traceback. Exit status: 2 for a bad flag, 1 for any other error, 130 for Ctrl-C,
 """
 
 import io
+import multiprocessing
 import os
 import shlex
 import signal
@@ -153,6 +154,8 @@ def _print_stop(advice: str) -> None:
 
 def _exit_at_once(status: int) -> None:
     """Exits without the interpreter's shutdown, in which torch can wait for other processes."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status)

@@ -141,7 +141,7 @@ def measure(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         npz = save_npz(folder / "images.npz", data)  # each process loads it for itself
-        processes = {mode: stack.enter_context(start_process()) for mode in MODES}
+        processes = {mode: stack.enter_context(start_process(setup.device)) for mode in MODES}
         stack.enter_context(bar)
         try:
             for mode, process in processes.items():
@@ -179,17 +179,19 @@ def save_npz(path: Path, data: ImageData) -> Path:
     return path
 
 
-def start_process() -> ProcessPoolExecutor:
+def start_process(device: torch.device) -> ProcessPoolExecutor:
     """A process that is forked from one that has imported what takes seconds, and run nothing."""
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     context.set_forkserver_preload(["experiments.modes", "torch._dynamo"])
     usual = multiprocessing.get_start_method()
-    return ProcessPoolExecutor(1, context, prepare_process, (usual,))
+    return ProcessPoolExecutor(1, context, prepare_process, (usual, device))
 
 
-def prepare_process(start_method: str) -> None:
+def prepare_process(start_method: str, device: torch.device) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     multiprocessing.set_start_method(start_method, force=True)  # for workers, as in train.py
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 @cache
