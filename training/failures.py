@@ -10,7 +10,7 @@ from torch._dynamo.exc import TorchDynamoException
 from console.errors import Stopped, UserError, stopped_while_blocked
 from training.processes import World, is_lost_process
 
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC_FAILED|Unable to allocate")
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC_FAILED")
 
 
 @contextmanager
