@@ -1,17 +1,20 @@
-"""Writes a trained network as an ONNX file, for onnxruntime and everything else that reads ONNX.
+"""Writes a trained network as an ONNX file, and a web page that runs it.
 
     python export.py                                       # results/best.pt -> results/net.onnx
     python export.py --int8 --dataset cifar10              # and an int8 one beside it
+    python export.py --page site                           # and a folder for any web server
 
 The file takes images uint8 (batch, 3, 32, 32) RGB, 0 to 255, and returns logits: normalisation is
 inside, the class names are in its metadata ("classes", a JSON list). Before it is kept it is
-compared with PyTorch, on the test images of --dataset or else on random ones. Needs
-requirements-export.txt.
+compared with PyTorch, on the test images of --dataset or else on random ones. A JSON file beside it
+has what the page shows of the network. Needs requirements-export.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,9 @@ from records.files import check_writable, replacing
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
+
+    from inputs.image_data import ImageData
 
 RANDOM_IMAGES = 500
 CALIBRATION_IMAGES = 1000
@@ -37,13 +43,20 @@ def parse_arguments() -> argparse.Namespace:
         help="the trained network",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="FILE.onnx", type=Path, default=names.RESULTS / "net.onnx",
+        "--out", metavar="FILE.onnx", type=Path, default=names.RESULTS / names.ONNX,
         help="file to write",
     )  # fmt: skip
     parser.add_argument(
         "--int8", action="store_true",
         help="also write FILE.int8.onnx with 8-bit integers, calibrated on training images",
     )  # fmt: skip
+    parser.add_argument(
+        "--page", metavar="DIR", type=Path,
+        help="also write a folder with the page in demo/, the network and what it runs on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repository", metavar="URL", type=web_address, help="the page links to this address"
+    )
     add_data_flags(parser, default=None)
     args = parser.parse_args()
     if args.out.suffix != ".onnx":
@@ -53,53 +66,92 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def web_address(text: str) -> str:
+    """An argparse type: an address that a link may have."""
+    if not text.startswith(("https://", "http://")):
+        raise argparse.ArgumentTypeError(
+            f"needs an address that starts with https://, not {text!r}"
+        )
+    return text
+
+
 def main() -> None:
     args = parse_arguments()
     check_writable(args.out.parent)
 
-    import numpy as np
     import torch
 
-    from data import as_tensor, load
+    from data import load
     from records.checkpoints import TrainedNet
-    from records.onnx_file import onnx_logits, write_int8_onnx, write_onnx
+    from records.onnx_file import onnx_bytes, onnx_logits
+    from report.page import check_page_folder, describe, facts_path, write_page
 
+    if args.page:
+        check_writable(args.page, "--page")
+        check_page_folder(args.page)
     net = TrainedNet(args.checkpoint)
     data = load(args.dataset, args.data_dir) if args.dataset else None
     if data and list(data.classes) != net.classes:
         raise UserError(f"{args.dataset} has other classes than {args.checkpoint}")
-    rng = np.random.default_rng(0)
-    if data:
-        images, labels = data.test_images, data.test_labels
-    else:
-        shape = (RANDOM_IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3)
-        images, labels = rng.integers(0, 256, shape, dtype=np.uint8), None
-    images = as_tensor(images).contiguous()
+    images, labels, compared = comparison_images(data)
     with torch.inference_mode():
         logits = torch.cat([net(part) for part in images.split(500)]).numpy()
 
+    onnx = onnx_bytes(net)
+    exported = onnx_logits(onnx, images)
+    difference = abs(exported - logits).max()
+    if difference > TOLERANCE:
+        raise UserError(f"the exported network's logits differ by {difference:.2g}; not kept")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as path:
-        write_onnx(net, path)
-        exported = onnx_logits(path, images)
-        difference = np.abs(exported - logits).max()
-        if difference > TOLERANCE:
-            raise UserError(f"the exported network's logits differ by {difference:.2g}; not kept")
-    compared = (
-        f"{len(images):,} test images of {data.name}" if data else f"{len(images)} random images"
-    )
+        path.write_bytes(onnx)
+    with replacing(facts_path(args.out)) as path:
+        path.write_text(
+            json.dumps(describe(net, args.checkpoint.parent, args.repository), indent=1)
+        )
     print(
-        f"{args.out}, {args.out.stat().st_size / 1000:.0f} kB: on {compared} its logits differ "
+        f"{args.out}, {len(onnx) / 1000:.0f} kB: on {compared} its logits differ "
         f"from PyTorch's by at most {difference:.1g}; {figures(exported, logits, labels)}"
     )
     if args.int8:
-        out = args.out.with_suffix(".int8.onnx")
-        chosen = np.sort(rng.permutation(len(data.train_labels))[:CALIBRATION_IMAGES])
-        with replacing(out) as path:
-            write_int8_onnx(args.out, path, as_tensor(data.train_images[chosen]).contiguous())
-            quantised = onnx_logits(path, images)
+        out = write_int8(args.out, data)
         size = f"{out.stat().st_size / 1000:.0f} kB"
-        print(f"{out}, {size}: {figures(quantised, logits, labels)}")
+        print(f"{out}, {size}: {figures(onnx_logits(out, images), logits, labels)}")
+    if args.page:
+        size = f"{write_page(args.page, args.out) / 1e6:.1f} MB"
+        server = f"python -m http.server --directory {shlex.quote(str(args.page))}"
+        print(f"{args.page}, {size}: {server}, then open http://localhost:8000/")
+
+
+def comparison_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None, str]:
+    """Images uint8 (N, 3, 32, 32) to compare two networks on, their labels, and what they are."""
+    import numpy as np
+
+    from data import as_tensor
+
+    if data:
+        count = f"{len(data.test_labels):,}"
+        images = as_tensor(data.test_images).contiguous()
+        return images, data.test_labels, f"{count} test images of {data.name}"
+    shape = (RANDOM_IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return as_tensor(images).contiguous(), None, f"{RANDOM_IMAGES} random images"
+
+
+def write_int8(onnx: Path, data: ImageData) -> Path:
+    """Writes the int8 file beside `onnx`, calibrated on training images; returns its path."""
+    import numpy as np
+
+    from data import as_tensor
+    from records.onnx_file import write_int8_onnx
+
+    out = onnx.with_suffix(".int8.onnx")
+    chosen = np.sort(
+        np.random.default_rng(0).permutation(len(data.train_labels))[:CALIBRATION_IMAGES]
+    )
+    with replacing(out) as path:
+        write_int8_onnx(onnx, path, as_tensor(data.train_images[chosen]).contiguous())
+    return out
 
 
 def figures(exported: np.ndarray, logits: np.ndarray, labels: np.ndarray | None) -> str:

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from dataclasses import dataclass, is_dataclass
+from itertools import product
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: for batches this small, threads only wait
@@ -16,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: for batches this small, thr
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from console import errors
 from inputs.image_data import ImageData
@@ -25,6 +27,15 @@ from records.checkpoints import load_checkpoint
 REPO = Path(__file__).parent.parent
 # names that would break a link, a table or a page if they were not taken care of
 CLASSES = ("cat | dog", "<b>bold</b>", "naïve (1)")
+
+# the same for names of folders, which have no slash
+HOSTILE_NAMES = (
+    "<script>alert(1)<~script>",
+    "quote \" onerror='x' `",
+    "-->](http:__x) <!-- ",
+    "<!-- ~RESULTS -->",
+    "$\\frac ünï 中文 🙂",
+)
 
 
 def separable_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,6 +107,23 @@ def finished_run(small_npz, tmp_path_factory) -> Path:
     )
     assert outcome.status == 0, outcome.err
     return out
+
+
+@pytest.fixture(scope="session")
+def hostile_run(tmp_path_factory) -> Path:
+    """The folder of a run on folders of images that are called HOSTILE_NAMES."""
+    root = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    for split, name in product(("train", "test"), HOSTILE_NAMES):
+        folder = root / "data" / split / name
+        folder.mkdir(parents=True)
+        for index in range(4):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    flags = ("--epochs", 1, "--batch-size", 8, "--width", 0.2)
+    outcome = run_script("train", "--dataset", root / "data", "--out", root / "out", *flags)
+    assert outcome.status == 0, outcome.err
+    return root / "out"
 
 
 TIMES = ("seconds", "images_per_second")

@@ -1,80 +1,123 @@
-"""The page in docs/, in a real browser: it says what predict.py says."""
+"""The page in demo/, in a real browser: it says what predict.py says, of any network."""
 
+import base64
 import functools
 import http.server
 import json
 import shutil
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import REPO, run_script
+from conftest import HOSTILE_NAMES, REPO, run_script
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-RUNTIME = REPO / "docs" / "node_modules" / "onnxruntime-web"
+MODULES = REPO / "demo" / "node_modules"
+REPOSITORY = "https://example.org/someone/something"
+PUBLISHED = REPO / "results"
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on this machine"),
     pytest.mark.skipif(
-        not RUNTIME.exists(), reason="npm install --no-package-lock --prefix docs was not run"
+        not (MODULES / "axe-core").exists(),
+        reason="npm install --no-package-lock --prefix demo was not run",
     ),
 ]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The address of the page as a plain file server serves it."""
-    root = tmp_path_factory.mktemp("site")
-    (root / "docs").symlink_to(REPO / "docs")
-    (root / "results").mkdir()
-    (root / "results" / "plots").symlink_to(REPO / "results" / "plots")
-    assert run_script("export", "--out", root / "results" / "net.onnx").status == 0
+@contextmanager
+def served(folder):
+    """The address of a folder as a plain file server serves it."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
-    handler = functools.partial(Handler, directory=root)
+    handler = functools.partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+def assemble(root, run, *flags):
+    """The folder of the page, for the network of the run in the folder `run`."""
+    paths = ("--checkpoint", run / "best.pt", "--out", root / "net.onnx", "--page", root / "site")
+    outcome = run_script("export", *paths, *flags)
+    assert (outcome.status, outcome.err) == (0, "")
+    return root / "site"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the page of the published network."""
+    return assemble(tmp_path_factory.mktemp("page"), PUBLISHED, "--repository", REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with served(site) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        flags = ["--no-sandbox", "--use-fake-device-for-media-stream"]
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield started
         started.close()
 
 
-@pytest.fixture
-def page(browser, site):
-    """The page, opened; it fails the test if it asks anyone else for anything, or throws."""
-    opened = browser.new_page()
+@contextmanager
+def opened(browser, address, before=lambda page: None, **context):
+    """The page at `address`; it must ask nobody else for anything, and throw nothing."""
+    page = browser.new_page(**context)
+    before(page)
     requests, errors = [], []
-    opened.on("request", lambda request: requests.append(request.url))
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.goto(f"{site}/docs/")
-    yield opened
-    opened.close()
-    assert all(url.startswith((site, "blob:", "data:")) for url in requests)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    yield page
+    page.close()
+    own = (address.removesuffix("index.html"), "blob:", "data:")
+    assert [url for url in requests if not url.startswith(own)] == []
     assert errors == []
 
 
-def shown(page) -> dict[str, str]:
-    expect(page.locator(".result")).to_be_visible(timeout=30_000)
-    items = page.locator("li").all()
-    return {i.locator("span").first.inner_text(): i.locator(".percent").inner_text() for i in items}
+@pytest.fixture
+def page(browser, address):
+    with opened(browser, address) as found:
+        yield found
 
 
-def predicted(path) -> dict[str, str]:
-    (line,) = run_script("predict", "--json", "--top", 5, path).out.splitlines()
+def shown(page, name: str) -> dict[str, str]:
+    """The probabilities, once the page shows those of the image `name`."""
+    expect(page.locator("#latency")).to_contain_text(f"{name}: ", timeout=30_000)
+    items = page.locator("#probabilities li").all()
+    found = {
+        i.locator("span").first.text_content(): i.locator(".percent").inner_text() for i in items
+    }
+    first = next(iter(found))
+    expect(page.locator("#verdict")).to_have_text(f"{first}, {found[first]}")
+    return found
+
+
+def predicted(path, run=PUBLISHED) -> dict[str, str]:
+    flags = ("--checkpoint", run / "best.pt", "--json", "--top", 5)
+    (line,) = run_script("predict", *flags, path).out.splitlines()
     found = json.loads(line)["predictions"]
     return {each["class"]: f"{100 * each['probability']:.1f} %" for each in found}
+
+
+def sample(site, index: int, path):
+    """A sample of the page, saved as a file."""
+    url = json.loads((site / "net.json").read_text())["samples"][index]["image"]
+    path.write_bytes(base64.b64decode(url.partition(",")[2]))
+    return path
 
 
 def assert_alike(one: dict[str, str], other: dict[str, str], percent: float = 0.25) -> None:
@@ -89,65 +132,235 @@ def assert_alike(one: dict[str, str], other: dict[str, str], percent: float = 0.
     ("size", "percent"),
     [((32, 32), 0.25), ((100, 75), 0.25), ((500, 20), 0.25), ((7, 5), 0.25), ((20, 500), 4)],
 )
-def test_an_uploaded_image_gets_predict_pys_probabilities(size, percent, page, tmp_path):
-    with Image.open(REPO / "results/plots/test_samples/img_00_truck.png") as truck:
+def test_an_uploaded_image_gets_predict_pys_probabilities(size, percent, page, site, tmp_path):
+    with Image.open(sample(site, 0, tmp_path / "sample.png")) as truck:
         truck.resize(size, Image.Resampling.BICUBIC).save(tmp_path / "truck.png")
-    page.set_input_files("input[type=file]", tmp_path / "truck.png")
-    assert_alike(shown(page), predicted(tmp_path / "truck.png"), percent)
-    assert "truck.png" in page.locator(".latency").inner_text()
+    page.set_input_files("#file", tmp_path / "truck.png")
+    assert_alike(shown(page, "truck.png"), predicted(tmp_path / "truck.png"), percent)
+    assert page.locator("#original-size").inner_text() == f"{size[0]}x{size[1]} pixels"
+    assert page.locator("#input-size").inner_text() == "32x32 pixels"
+    assert page.get_attribute("#original", "alt") == "truck.png"
+
+
+def test_a_transparent_image_is_composited_on_white_before_it_is_resized(page, tmp_path):
+    rows, columns = np.mgrid[:90, :120]
+    distance = np.hypot(rows - 45, columns - 60)
+    pixels = np.full((90, 120, 4), (0, 0, 255, 0), np.uint8)  # blue, which nobody sees
+    pixels[distance < 40] = (200, 30, 30, 255)
+    pixels[..., 3] = np.clip((42 - distance) * 64, 0, 255)
+    disk = Image.fromarray(pixels)
+    disk.save(tmp_path / "disk.png")
+    white = Image.new("RGBA", disk.size, "white")
+    Image.alpha_composite(white, disk).convert("RGB").save(tmp_path / "on_white.png")
+    page.set_input_files("#file", tmp_path / "disk.png")
+    assert_alike(shown(page, "disk.png"), predicted(tmp_path / "on_white.png"), 0.1)
 
 
 @pytest.mark.parametrize(
-    ("event", "carrier"), [("Drag", "dataTransfer"), ("Clipboard", "clipboardData")]
+    ("event", "carrier", "name"),
+    [("Drag", "dataTransfer", "frog.png"), ("Clipboard", "clipboardData", "Pasted image")],
 )
-def test_an_image_dropped_or_pasted(event, carrier, page):
+def test_an_image_dropped_or_pasted(event, carrier, name, page, site, tmp_path):
     """A file in a DataTransfer, as the browser hands it over."""
-    sample = REPO / "results/plots/test_samples/img_02_frog.png"
+    frog = sample(site, 2, tmp_path / "frog.png")
     page.evaluate(
         """([event, carrier, bytes]) => {
             const transfer = new DataTransfer();
             const file = new File([new Uint8Array(bytes)], "frog.png", { type: "image/png" });
             transfer.items.add(file);
             const [kind, name] = event === "Drag" ? [DragEvent, "drop"] : [ClipboardEvent, "paste"];
-            document.querySelector(".drop").dispatchEvent(
+            document.querySelector("#drop").dispatchEvent(
                 new kind(name, { [carrier]: transfer, bubbles: true, cancelable: true }));
         }""",
-        [event, carrier, list(sample.read_bytes())],
+        [event, carrier, list(frog.read_bytes())],
     )
-    assert_alike(shown(page), predicted(sample))
+    assert_alike(shown(page, name), predicted(frog))
 
 
-def test_samples_by_keyboard_alone(page):
-    page.keyboard.press("Tab")  # the file field
-    for _ in range(3):
+def test_by_keyboard_alone(page, site, tmp_path):
+    page.on("filechooser", lambda _: None)  # intercepted from here on, before the key is pressed
+    assert_alike(shown(page, "truck"), predicted(sample(site, 0, tmp_path / "truck.png")))
+    page.keyboard.press("Tab")
+    with page.expect_file_chooser():
+        page.keyboard.press("Enter")
+    while page.evaluate("document.activeElement.firstChild?.alt") != "Sample image of a frog":
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    sample = REPO / "results/plots/test_samples/img_02_frog.png"
-    assert_alike(shown(page), predicted(sample))
+    assert_alike(shown(page, "frog"), predicted(sample(site, 2, tmp_path / "frog.png")))
+    assert page.locator("[aria-pressed=true] img").get_attribute("alt") == "Sample image of a frog"
 
 
-def test_every_sample_is_there(page):
-    page.wait_for_load_state("networkidle")
-    widths = page.eval_on_selector_all(".samples img", "all => all.map(i => i.naturalWidth)")
-    assert len(widths) == 8
-    assert min(widths) > 0
+def test_the_last_of_several_clicks_counts(page):
+    for button in page.locator("#samples button").all():
+        button.click()
+    shown(page, "Sample image of an airplane")
+
+
+def unsure_image(site, folder):
+    """A blend of two samples, of which the network is not sure."""
+    samples = [sample(site, index, folder / f"{index}.png") for index in (3, 4)]
+    Image.blend(*map(Image.open, samples), 0.5).save(folder / "blend.png")
+    assert float(next(iter(predicted(folder / "blend.png").values()))[:-2]) < 50
+    return folder / "blend.png"
+
+
+def test_a_low_probability_gets_a_note(page, site, tmp_path):
+    assert float(next(iter(shown(page, "truck").values()))[:-2]) > 50
+    assert page.is_hidden("#unsure")
+    page.set_input_files("#file", unsure_image(site, tmp_path))
+    shown(page, "blend.png")
+    assert page.is_visible("#unsure")
 
 
 def test_a_file_that_is_no_image_is_told(page, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    page.set_input_files("input[type=file]", tmp_path / "notes.txt")
+    shown(page, "truck")
+    page.set_input_files("#file", tmp_path / "notes.txt")
     expect(page.locator("[role=alert]")).to_contain_text("notes.txt is not an image")
-    expect(page.locator(".result")).to_be_hidden()
+    expect(page.locator("#answer")).to_be_hidden()
 
 
-def test_phone_width_has_no_sideways_scrolling(page):
-    page.set_viewport_size({"width": 360, "height": 740})
-    page.locator(".samples button").first.click()
-    shown(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+def test_what_the_page_says_of_the_published_network(page):
+    config = json.loads((PUBLISHED / "config.json").read_text())
+    shown(page, "truck")
+    expect(page).to_have_title("Image classifier: Net")
+    assert page.locator("#classes li").all_inner_texts() == config["classes"]
+    facts = page.inner_text("dl")
+    assert f"{config['parameters']:,}" in facts
+    assert "on 10,000 test images of cifar10" in facts
+    assert page.get_by_role("link").get_attribute("href") == REPOSITORY
+    assert page.get_by_role("main").count() == page.get_by_role("contentinfo").count() == 1
 
 
-def test_a_network_that_was_not_exported_is_told(page):
-    page.route("**/net.onnx", lambda route: route.fulfill(status=404))
+def test_articles(page):
+    nouns = ["airplane", "truck", "8", "18", "80", "1", "unicorn", "umbrella"]
+    articles = page.evaluate("(nouns) => nouns.map(article)", nouns)
+    assert articles == ["an", "a", "an", "an", "an", "a", "a", "an"]
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("digits") / "run"
+    flags = ("--dataset", "digits", "--epochs", 1, "--width", 0.5, "--out", out)
+    assert run_script("train", *flags).status == 0
+    return out
+
+
+@pytest.mark.parametrize("kind", ["digits", "hostile"])
+def test_a_network_of_other_data(kind, request, browser, tmp_path):
+    run = request.getfixturevalue(f"{kind}_run")
+    classes = [str(digit) for digit in range(10)] if kind == "digits" else sorted(HOSTILE_NAMES)
+    site = assemble(tmp_path, run)
+    first = json.loads((site / "net.json").read_text())["samples"][0]["class"]
+    with served(site) as address, opened(browser, address) as page:
+        assert_alike(shown(page, first), predicted(sample(site, 0, tmp_path / "first.png"), run))
+        assert page.locator("#classes li").all_text_contents() == classes
+        assert page.locator("script").count() == 1
+        assert not page.is_visible("footer")
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_network_without_samples(page, site):
+    facts = json.loads((site / "net.json").read_text())
+    page.route("**/net.json", lambda route: route.fulfill(json={**facts, "samples": []}))
     page.reload()
-    expect(page.locator("[role=alert]")).to_contain_text("python export.py")
+    expect(page.locator("#empty")).to_be_visible(timeout=30_000)
+    assert page.is_hidden("#samples")
+
+
+def test_a_sign_is_shown_while_the_network_is_loaded(browser, address):
+    waiting = []
+
+    def delay(page):
+        page.route("**/*.wasm", lambda route: waiting.append(route))
+
+    with opened(browser, address, delay) as page:
+        expect(page.locator("#samples button")).to_have_count(8)
+        assert page.is_visible("text=Loading the network")
+        page.wait_for_timeout(100)
+        waiting[0].continue_()
+        shown(page, "truck")
+        assert not page.is_visible("text=Loading the network")
+
+
+@pytest.mark.parametrize("name", ["net.json", "net.onnx", "*.wasm", "*.mjs"])
+def test_a_missing_file_is_told(name, page):
+    page.route(f"**/{name}", lambda route: route.fulfill(status=404))
+    page.reload()
+    expect(page.locator("[role=alert]")).to_contain_text(name.strip("*"))
+    expect(page.locator("[role=alert]")).to_contain_text("python export.py --page site")
+    expect(page.locator("#loading")).to_be_hidden()
+
+
+def test_the_wrong_folder_or_no_server_is_told(browser, site):
+    with served(REPO / "demo") as address, opened(browser, address) as page:
+        expect(page.locator("[role=alert]")).to_contain_text("net.json is not beside this page")
+    for folder in (site, REPO / "demo"):
+        with opened(browser, f"file://{folder}/index.html") as page:
+            expect(page.locator("[role=alert]")).to_contain_text("do not run this page from a file")
+            expect(page.locator("[role=alert]")).to_contain_text("python -m http.server")
+
+
+def keep_stream(page):
+    page.add_init_script(
+        """const devices = navigator.mediaDevices;
+        const original = devices.getUserMedia.bind(devices);
+        devices.getUserMedia = async (wanted) => window.stream = await original(wanted);"""
+    )
+
+
+STOPPED = "stream.getTracks().every((track) => track.readyState === 'ended')"
+
+
+def test_the_camera_is_stopped_after_use(browser, address):
+    with opened(browser, address, keep_stream, permissions=["camera"]) as page:
+        for key, found in (("Escape", "truck"), ("Enter", "Picture from the camera")):
+            page.click("text=Use the camera")
+            expect(page.locator("video")).to_be_visible()
+            expect(page.locator("video")).to_have_js_property("readyState", 4)
+            assert not page.evaluate(STOPPED)
+            assert axe_violations(page) == []
+            page.keyboard.press(key)
+            shown(page, found)
+            assert page.evaluate(STOPPED)
+            assert page.locator("video").is_hidden()
+
+
+def test_a_camera_that_is_refused(browser, address):
+    with opened(browser, address, permissions=[]) as page:
+        page.click("text=Use the camera")
+        expect(page.locator("[role=alert]")).to_contain_text("camera")
+
+
+def test_without_a_camera_it_is_not_offered(browser, address):
+    def unplug(page):
+        page.add_init_script("navigator.mediaDevices.enumerateDevices = async () => []")
+
+    with opened(browser, address, unplug) as page:
+        shown(page, "truck")
+        assert page.is_hidden("#camera")
+
+
+def axe_violations(page) -> list[str]:
+    page.evaluate((MODULES / "axe-core" / "axe.min.js").read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    return [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(
+    width, scheme, browser, address, site, tmp_path
+):
+    size = {"width": width, "height": 740}
+    with opened(browser, address, color_scheme=scheme, viewport=size) as page:
+        shown(page, "truck")
+        page.set_input_files("#file", unsure_image(site, tmp_path))
+        shown(page, "blend.png")
+        assert axe_violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        (tmp_path / "notes.txt").write_text("no image")
+        page.set_input_files("#file", tmp_path / "notes.txt")
+        expect(page.locator("[role=alert]")).not_to_be_empty()
+        assert axe_violations(page) == []

@@ -1,6 +1,9 @@
 """The exported file is the network: same logits, any batch, class names inside."""
 
+import base64
+import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,8 +12,11 @@ import onnxruntime
 import pytest
 import torch
 from conftest import CLASSES, REPO, run_script
+from PIL import Image
 
 from records.checkpoints import TrainedNet
+from records.run import read_config, read_log
+from report import page
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,8 @@ def exported(finished_run, small_npz, tmp_path_factory):
     assert "on 33 test images of small" in float_line
     assert "the class is PyTorch's on 100.00 %" in float_line
     assert "top-1 accuracy" in int8_line
-    assert {path.name for path in out.parent.iterdir()} == {"net.onnx", "net.int8.onnx"}
+    written = {path.name for path in out.parent.iterdir()}
+    assert written == {"net.onnx", "net.json", "net.int8.onnx"}
     return out
 
 
@@ -50,9 +57,29 @@ def test_int8_is_smaller_and_tells_the_small_classes_apart(exported, small_data)
     assert (logits[0].argmax(1) == logits[1].argmax(1)).mean() > 0.9
 
 
-def test_without_a_data_set_it_is_compared_on_random_images(finished_run, tmp_path):
-    flags = ("--checkpoint", finished_run / "best.pt", "--out", tmp_path / "net.onnx")
+def test_the_file_beside_it_has_what_the_page_shows(exported, finished_run, small_data):
+    facts = json.loads(exported.with_suffix(".json").read_text())
+    config = read_config(finished_run)
+    assert facts["name"] == "Net"
+    assert facts["parameters"] == config.parameters
+    assert facts["accuracy"] == read_log(finished_run).test_acc.max()
+    assert facts["evaluated_on"] == "33 test images of small"
+    assert facts["classes"] == list(CLASSES)
+    assert len(facts["samples"]) == 8
+    for sample in facts["samples"]:
+        png = base64.b64decode(sample["image"].removeprefix("data:image/png;base64,"))
+        pixels = np.asarray(Image.open(io.BytesIO(png)))
+        (index,) = np.flatnonzero((small_data.test_images == pixels).all((1, 2, 3)))
+        assert sample["class"] == CLASSES[small_data.test_labels[index]]
+
+
+def test_a_checkpoint_alone(finished_run, tmp_path):
+    """It is compared on random images, and the page has no samples."""
+    shutil.copy(finished_run / "best.pt", tmp_path)
+    flags = ("--checkpoint", tmp_path / "best.pt", "--out", tmp_path / "net.onnx")
     assert "on 500 random images" in run_script("export", *flags).out
+    facts = json.loads((tmp_path / "net.json").read_text())
+    assert (facts["samples"], facts["evaluated_on"]) == ([], "test images")
 
 
 @pytest.mark.parametrize(
@@ -63,12 +90,36 @@ def test_without_a_data_set_it_is_compared_on_random_images(finished_run, tmp_pa
         (["--dataset", "no.npz"], ["there is no file no.npz"], 2),
         (["--checkpoint", "no.pt"], ["no.pt is missing"], 1),
         (["--dataset", "digits"], ["other classes"], 1),
+        (["--page", "demo"], ["demo has other files"], 1),
+        (["--repository", "javascript:alert(1)"], ["--repository", "https://"], 2),
     ],
 )
 def test_bad_input(args, words, status, tmp_path):
     args = ["--out", tmp_path / "net.onnx", *args]
     run_script("export", *args).assert_refused(*words, status=status)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_runtime_of_the_page_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "RUNTIME", [tmp_path / "node_modules" / "ort.mjs"])
+    flags = ("--out", tmp_path / "net.onnx", "--page", tmp_path / "site")
+    run_script("export", *flags).assert_refused("npm install --no-package-lock --prefix demo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_is_written_again_over_itself(tmp_path, monkeypatch, finished_run):
+    runtime = [tmp_path / name for name in ("ort.mjs", "ort.wasm")]
+    for path in runtime:
+        path.write_text("runtime")
+    monkeypatch.setattr(page, "RUNTIME", runtime)
+    site = tmp_path / "site"
+    flags = ("--checkpoint", finished_run / "best.pt", "--out", site / "net.onnx", "--page", site)
+    files = {"index.html", "page.css", "page.js", "net.json", "net.onnx", "ort.mjs", "ort.wasm"}
+    for _ in range(2):
+        outcome = run_script("export", *flags)
+        assert f"python -m http.server --directory {site}" in outcome.out, outcome.err
+        assert {path.name for path in site.iterdir()} == files
+    assert (site / "ort.wasm").read_text() == "runtime"
 
 
 def test_a_missing_package_is_named(tmp_path):
