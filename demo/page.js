@@ -9,7 +9,7 @@ const HOW_TO_SERVE = "In the repository, run “python export.py --page site” 
   "“python -m http.server --directory site”, and open http://localhost:8000/.";
 
 const find = (selector) => document.querySelector(selector);
-const video = find("video"), viewfinder = find("#viewfinder"), file = find("#file");
+const video = find("video"), viewfinder = find("#viewfinder"), input = find("#file");
 let shown = 0;  // how many images were asked for; an answer to an earlier one is dropped
 
 async function load() {
@@ -83,9 +83,8 @@ function sampleButton(sample) {
   button.type = "button";
   button.ariaPressed = "false";
   button.append(image);
-  button.addEventListener("click", async () => {
-    const blob = await (await fetch(sample.image)).blob();
-    show(blob, image.alt, button);
+  button.addEventListener("click", () => {
+    show(fetch(sample.image).then((response) => response.blob()), image.alt, button);
   });
   item.append(button);
   return item;
@@ -101,13 +100,15 @@ function element(tag, text = "") {
   return made;
 }
 
-// Classifies an image file; `name` is its text alternative, `button` the sample's, if it is one.
-async function show(blob, name, button = null) {
+// Classifies an image file or the promise of one; `name` is its text alternative, `button` that of
+// the sample, if it is one.
+async function show(file, name, button = null) {
   const turn = ++shown;
   complain("");
   find("#empty").hidden = true;
-  let pixels;
+  let blob, pixels;
   try {
+    blob = await file;
     pixels = await pixelsOf(blob);
   } catch {
     if (turn === shown) complain(`${name} is not an image that this browser can read.`);
@@ -129,14 +130,14 @@ async function show(blob, name, button = null) {
 }
 
 function showPictures(blob, name, { width, height }, image) {
-  const original = find("#original"), input = find("#input");
+  const original = find("#original"), canvas = find("#input");
   URL.revokeObjectURL(original.src);
   original.src = URL.createObjectURL(blob);
   original.alt = name;
   original.style.width = `${100 * Math.min(1, width / height)}%`;
   original.className = Math.max(width, height) <= 2 * image.width ? "small" : "";
-  input.width = input.height = image.width;
-  input.getContext("2d").putImageData(image, 0, 0);
+  canvas.width = canvas.height = image.width;
+  canvas.getContext("2d").putImageData(image, 0, 0);
   find("#original-size").textContent = `${width}x${height} pixels`;
   find("#input-size").textContent = `${image.width}x${image.height} pixels`;
 }
@@ -240,17 +241,17 @@ async function openCamera() {
   await video.play();
 }
 
-async function takePicture() {
+function takePicture() {
   const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
   canvas.getContext("2d").drawImage(video, 0, 0);
   viewfinder.close();
-  show(await canvas.convertToBlob(), "Picture from the camera");
+  show(canvas.convertToBlob(), "Picture from the camera");
 }
 
 function listen() {
-  file.addEventListener("change", () => {
-    if (file.files[0]) show(file.files[0], file.files[0].name);
-    file.value = "";  // so that the same file can be chosen again
+  input.addEventListener("change", () => {
+    if (input.files[0]) show(input.files[0], input.files[0].name);
+    input.value = "";  // so that the same file can be chosen again
   });
   const drop = find("#drop");
   document.addEventListener("dragover", (event) => {
