@@ -319,7 +319,7 @@ STOPPED = "stream.getTracks().every((track) => track.readyState === 'ended')"
 def test_the_camera_is_stopped_after_use(browser, address):
     with opened(browser, address, keep_stream, permissions=["camera"]) as page:
         for key, found in (("Escape", "truck"), ("Enter", "Picture from the camera")):
-            page.click("text=Use the camera")
+            page.click("text=Use camera")
             expect(page.locator("video")).to_be_visible()
             expect(page.locator("video")).to_have_js_property("readyState", 4)
             assert not page.evaluate(STOPPED)
@@ -332,7 +332,8 @@ def test_the_camera_is_stopped_after_use(browser, address):
 
 def test_a_camera_that_is_refused(browser, address):
     with opened(browser, address, permissions=[]) as page:
-        page.click("text=Use the camera")
+        shown(page, "truck")
+        page.click("text=Use camera")
         expect(page.locator("[role=alert]")).to_contain_text("camera")
 
 
