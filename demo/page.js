@@ -4,6 +4,7 @@
 
 const RUNTIME = ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"];  // onnxruntime-web
 const TOP = 5;  // classes shown
+const UNIT = 2 ** 22;  // of the weights in resizing
 const UNSURE = 0.5;  // a highest probability below this gets a note
 const HOW_TO_SERVE = "In the repository, run “python export.py --page site” and then " +
   "“python -m http.server --directory site”, and open http://localhost:8000/.";
@@ -176,8 +177,8 @@ async function pixelsOf(blob) {
 }
 
 // Pillow's bilinear filter, which predict.py uses: a triangle as wide as the reduction, each axis
-// by itself and rounded to 8 bits. As in Pillow since version 13, the axis comes first that leaves
-// fewer pixels to the other.
+// by itself and rounded to 8 bits, with weights that are multiples of 1 / UNIT. As in Pillow since
+// version 13, the axis comes first that leaves fewer pixels to the other.
 function toNetworkSize({ data, width, height }, side) {
   if (width < height) {
     const turned = { data: transposed(data, width, height), width: height, height: width };
@@ -200,11 +201,12 @@ function resizedRows(pixels, width, height, side) {
       weights.push(Math.max(0, 1 - Math.abs((i - center + 0.5) / support)));
     }
     const sum = weights.reduce((a, b) => a + b);
+    weights.forEach((weight, i) => weights[i] = Math.floor(weight / sum * UNIT + 0.5));
     for (let y = 0; y < height; y++) {
       for (let channel = 0; channel < 4; channel++) {
         let value = 0, at = (y * width + first) * 4 + channel;
         for (let i = 0; i < weights.length; i++, at += 4) value += weights[i] * pixels[at];
-        out[(y * side + x) * 4 + channel] = Math.floor(value / sum + 0.5);
+        out[(y * side + x) * 4 + channel] = Math.floor(value / UNIT + 0.5);
       }
     }
   }
