@@ -11,8 +11,6 @@ workers nor a resume changes what an image looks like in epoch 7.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +24,7 @@ from console.errors import UserError
 from inputs import augment
 from inputs.image_data import ImageData, hold_out, limit_training_set
 from inputs.sources import source_of
+from inputs.workers import ignore_interrupts, usable_cores
 from recipe import Recipe
 
 Share = Callable[[int], slice]  # of so many images, those that this process trains on
@@ -96,12 +95,6 @@ def worker_count(workers: int | str, device: torch.device) -> int:
     return 2 if cores > 2 else 0
 
 
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class HostBatches:
     """Batches that Albumentations augments, in `workers` processes, or in this one if that is 0.
 
@@ -120,7 +113,7 @@ class HostBatches:
             persistent_workers=workers > 0,
             pin_memory=on_cuda,
             prefetch_factor=(4 if on_cuda else 2) if workers else None,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=ignore_interrupts,
         )
 
     def __len__(self) -> int:
@@ -171,10 +164,6 @@ class AugmentedBatches(Dataset):
         self.pipeline.set_random_seed(augment.batch_seed(self.seed, epoch, number))
         images = np.stack([self.pipeline(image=self.images[i])["image"] for i in indices])
         return as_tensor(images), torch.from_numpy(self.labels[indices])
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends its workers
 
 
 class DeviceBatches:
