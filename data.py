@@ -1,6 +1,6 @@
 """Data sets by name, and training batches from them, augmented anew in every epoch.
 
-    data = load("cifar10", Path("data"))
+    data = load("cifar10")
     batches = training_batches(data, Recipe(), torch.device("cpu"), workers="auto")
     for images, labels in batches.epoch(1):       # uint8 (B, 3, 32, 32), int64 (B,)
         ...
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from console.errors import UserError
 from inputs import augment
 from inputs.image_data import ImageData, hold_out, limit_training_set
-from inputs.sources import source_of
+from inputs.sources import DATA_DIR, source_of
 from inputs.workers import ignore_interrupts, usable_cores
 from recipe import Recipe
 
@@ -33,7 +33,7 @@ all_images: Share = slice
 
 def load(
     dataset: str,
-    data_dir: Path = Path("data"),
+    data_dir: Path = DATA_DIR,
     limit_train: int | None = None,
     holdout: int | None = None,
 ) -> ImageData:
@@ -41,7 +41,8 @@ def load(
 
     Args:
         dataset: what --dataset accepts, see `inputs.sources.SOURCES`.
-        data_dir: the folder of CIFAR-10's official files; what is missing is downloaded there.
+        data_dir: the folder of CIFAR-10's official files, which are downloaded there if they are
+            missing, and of the 32x32 copies of image folders.
         limit_train: use this many training images.
         holdout: of these, hold out this many in place of the test set.
 

@@ -61,13 +61,13 @@ def main() -> None:
     import torch
 
     from data import as_tensor, load
-    from records.checkpoints import TrainedNet
-    from records.onnx_file import onnx_logits, write_int8_onnx, write_onnx
+    from records.onnx_file import onnx_logits, onnx_model, write_int8_onnx
+    from records.trained_net import TrainedNet
 
     net = TrainedNet(args.checkpoint)
     data = load(args.dataset, args.data_dir) if args.dataset else None
-    if data and list(data.classes) != net.classes:
-        raise UserError(f"{args.dataset} has other classes than {args.checkpoint}")
+    if data:
+        data.check_classes(net.classes, args.checkpoint)
     rng = np.random.default_rng(0)
     if data:
         images, labels = data.test_images, data.test_labels
@@ -78,13 +78,14 @@ def main() -> None:
     with torch.inference_mode():
         logits = torch.cat([net(part) for part in images.split(500)]).numpy()
 
+    model = onnx_model(net)
+    exported = onnx_logits(model, images)
+    difference = np.abs(exported - logits).max()
+    if difference > TOLERANCE:
+        raise UserError(f"the exported network's logits differ by {difference:.2g}; not kept")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as path:
-        write_onnx(net, path)
-        exported = onnx_logits(path, images)
-        difference = np.abs(exported - logits).max()
-        if difference > TOLERANCE:
-            raise UserError(f"the exported network's logits differ by {difference:.2g}; not kept")
+        path.write_bytes(model)
     compared = (
         f"{len(images):,} test images of {data.name}" if data else f"{len(images)} random images"
     )

@@ -18,13 +18,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from recipe import IMAGE_SIZE
-from records.checkpoints import TrainedNet
+from records.trained_net import TrainedNet
 
 BATCH = 500
 
 
-def write_onnx(net: TrainedNet, path: Path) -> None:
-    """Writes `net`, for batches of any size, with its class names in the metadata."""
+def onnx_model(net: TrainedNet) -> bytes:
+    """`net` as the content of an ONNX file, for batches of any size, with its class names."""
     example = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
@@ -39,7 +39,7 @@ def write_onnx(net: TrainedNet, path: Path) -> None:
     model = program.model_proto
     onnx.helper.set_model_props(model, {"classes": json.dumps(net.classes, ensure_ascii=False)})
     onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString())
+    return model.SerializeToString()
 
 
 def write_int8_onnx(source: Path, target: Path, images: Tensor) -> None:
@@ -62,9 +62,9 @@ class _Batches(CalibrationDataReader):
         return None if part is None else {"images": part.numpy()}
 
 
-def onnx_logits(path: Path, images: Tensor) -> np.ndarray:
+def onnx_logits(model: Path | bytes, images: Tensor) -> np.ndarray:
     """The logits (N, classes) of an ONNX file for images uint8 (N, 3, 32, 32)."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     parts = [session.run(None, {"images": part.numpy()})[0] for part in images.split(BATCH)]
     return np.concatenate(parts)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import CLASSES, REPO, run_script
 
-from records.checkpoints import TrainedNet
+from records.trained_net import TrainedNet
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from console.errors import UserError
 from inputs.image_data import ImageData
-from records.checkpoints import TrainedNet
+from records.trained_net import TrainedNet
 from training.trainer import Trainer
 
 
