@@ -29,7 +29,7 @@ from inputs.workers import ignore_interrupts, usable_cores
 from recipe import IMAGE_SIZE
 
 LARGE = 4_000_000  # bytes of files; decoding fewer takes less time than starting processes
-BATCH = 128  # files that a worker process decodes at a time
+BATCH = 16  # files that a worker process decodes at a time; a stop waits for them
 UNSPLIT = "all"
 
 
@@ -67,15 +67,15 @@ def load(dataset: str, data_dir: Path) -> ImageData:
 def _class_folders(root: Path) -> dict[str, list[Path]]:
     """The class folders of "train" and "test" or "val", or else of UNSPLIT.
 
-    A folder called train that has no folders is a class, unless test or val is all that is beside
-    it. One that has some is never taken for a class, nor is "Training" or "seg_train", since a
-    network would then learn to tell training images from test images.
+    A folder with such a name, "Training" and "seg_train" included, is a class only if it has no
+    folders itself: a network shall not learn to tell training images from test images.
     """
     folders = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
     evaluated = next((name for name in ("test", "val") if folders.get(name)), None)
     if folders.get("train") and evaluated:
         return {name: folders[name] for name in ("train", evaluated)}
-    is_split = any("train" in name.lower() and below for name, below in folders.items())
+    with_folders = [name for name, below in folders.items() if below]
+    is_split = any("train" in name.lower() or name in ("test", "val") for name in with_folders)
     if is_split or folders.keys() <= {"train", "test", "val"}:
         raise UserError(
             f"--dataset {root}: needs folders train/CLASS/ and test/CLASS/ (or val/CLASS/), or a "
@@ -137,8 +137,9 @@ def _read(
     key = _digest(states)
     root_hash = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
     stored = data_dir / f"images-{root_hash[:16]}.npz"
-    with suppress(Exception), np.load(stored, allow_pickle=False) as arrays:
-        if arrays["key"] == key:  # else, or if the file is missing or damaged, it is made anew
+    with suppress(Exception), stored.open("rb") as stream:  # it may be missing or damaged
+        arrays = np.load(stream, allow_pickle=False)
+        if arrays["key"] == key:
             return arrays["images"], arrays["is_image"]
     images, is_image = _decode(files, root, workers=usable_cores())
     _store(stored, key=key, images=images, is_image=is_image)
