@@ -29,7 +29,7 @@ from inputs.workers import ignore_interrupts, usable_cores
 from recipe import IMAGE_SIZE
 
 LARGE = 4_000_000  # bytes of files; decoding fewer takes less time than starting processes
-BATCH = 16  # files that a worker process decodes at a time; a stop waits for them
+BATCH = 8  # files that a worker process decodes at a time; a stop waits for them
 UNSPLIT = "all"
 
 

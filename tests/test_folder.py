@@ -287,19 +287,22 @@ def children(pid: int) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_while_images_are_decoded(number, tmp_path):
     """One line on stderr, and no process that stays."""
-    save_noise(tmp_path / "tree" / "a" / "0.png", size=(1500, 1500))
-    for index in range(1, 200):
+    save_noise(tmp_path / "tree" / "a" / "0.png", size=(1000, 1000))
+    for index in range(1, 400):
         path = tmp_path / "tree" / "ab"[index % 2] / f"{index}.png"
         path.parent.mkdir(exist_ok=True)
         path.hardlink_to(tmp_path / "tree" / "a" / "0.png")
     code = (
         "from pathlib import Path; from console.errors import run; from inputs.folder import load; "
+        "print('imported', flush=True); "
         f"run(lambda: load({str(tmp_path / 'tree')!r}, Path({str(tmp_path / 'data')!r})))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=REPO, start_new_session=True, stderr=subprocess.PIPE, text=True,
+        cwd=REPO, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    assert process.stdout.readline() == "imported\n"
     while not children(process.pid):
         assert process.poll() is None
         time.sleep(0.05)
