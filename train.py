@@ -67,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     place.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
-        help="checkpoint of a trained network whose probabilities are targets too",
+        help="checkpoint of a trained network whose probabilities are targets too (default: none)",
     )  # fmt: skip
     place.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
