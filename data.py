@@ -1,6 +1,6 @@
 """Data sets by name, and training batches from them, augmented anew in every epoch.
 
-    data = load("cifar10", Path("data"))
+    data = load("cifar10")
     batches = training_batches(data, Recipe(), torch.device("cpu"), workers="auto")
     for images, labels in batches.epoch(1):       # uint8 (B, 3, 32, 32), int64 (B,)
         ...
@@ -11,8 +11,6 @@ workers nor a resume changes what an image looks like in epoch 7.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from console.errors import UserError
 from inputs import augment
 from inputs.image_data import ImageData, hold_out, limit_training_set
-from inputs.sources import source_of
+from inputs.sources import DATA_DIR, source_of
+from inputs.workers import ignore_interrupts, usable_cores
 from recipe import Recipe
 
 Share = Callable[[int], slice]  # of so many images, those that this process trains on
@@ -34,7 +33,7 @@ all_images: Share = slice
 
 def load(
     dataset: str,
-    data_dir: Path = Path("data"),
+    data_dir: Path = DATA_DIR,
     limit_train: int | None = None,
     holdout: int | None = None,
 ) -> ImageData:
@@ -42,7 +41,8 @@ def load(
 
     Args:
         dataset: what --dataset accepts, see `inputs.sources.SOURCES`.
-        data_dir: the folder of CIFAR-10's official files; what is missing is downloaded there.
+        data_dir: the folder of CIFAR-10's official files, which are downloaded there if they are
+            missing, and of the 32x32 copies of image folders.
         limit_train: use this many training images.
         holdout: of these, hold out this many in place of the test set.
 
@@ -98,12 +98,6 @@ def worker_count(workers: int | str, device: torch.device, processes: int = 1) -
     return 2 if cores > 2 else 0
 
 
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class HostBatches:
     """Batches that Albumentations augments, in `workers` processes, or in this one if that is 0.
 
@@ -122,7 +116,7 @@ class HostBatches:
             persistent_workers=workers > 0,
             pin_memory=on_cuda,
             prefetch_factor=(4 if on_cuda else 2) if workers else None,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=ignore_interrupts,
         )
 
     def __len__(self) -> int:
@@ -176,10 +170,6 @@ class AugmentedBatches(Dataset):
         self.pipeline.set_random_seed(augment.batch_seed(self.seed, epoch, number))
         images = np.stack([self.pipeline(image=self.images[i])["image"] for i in indices])
         return as_tensor(images), torch.from_numpy(self.labels[indices])
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends its workers
 
 
 class DeviceBatches:

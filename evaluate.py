@@ -7,7 +7,7 @@ python evaluate.py runs/seed1/last.pt --dataset path/to/folder
 import argparse
 from pathlib import Path
 
-from console.errors import UserError, run
+from console.errors import run
 from console.flags import Parser, add_device_flag
 from inputs.sources import add_data_flags
 from records import names
@@ -15,8 +15,10 @@ from records import names
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser("Measure a checkpoint's accuracy on the test images of a data set.")
-    best = names.RESULTS / names.BEST
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=best, help="best.pt or last.pt")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", default=names.RESULTS / names.BEST,
+        help="the trained network",
+    )  # fmt: skip
     add_data_flags(parser)
     add_device_flag(parser)
     return parser.parse_args()
@@ -29,17 +31,13 @@ def main() -> None:
     import torch.nn.functional as F
 
     from data import as_tensor, load
-    from records.checkpoints import TrainedNet
+    from records.trained_net import TrainedNet
     from training.devices import pick_device
 
     device = pick_device(args.device)
     net = TrainedNet(args.checkpoint).to(device)
     data = load(args.dataset, args.data_dir)
-    if list(data.classes) != net.classes:
-        raise UserError(
-            f"{args.checkpoint} has the classes {', '.join(net.classes)}, and {args.dataset} "
-            f"has {', '.join(data.classes)}; give the data set that it was trained on"
-        )
+    data.check_classes(net.classes, args.checkpoint)
     with torch.inference_mode():
         batches = [images.to(device) for images in as_tensor(data.test_images).split(500)]
         logits = torch.cat([net(images).cpu() for images in batches])
@@ -49,8 +47,9 @@ def main() -> None:
         100 * (each.argmax(1) == labels).double().mean().item()
         for each in (logits, logits + mirrored)
     )
+    kind = names.EVALUATED[data.evaluated]
     print(
-        f"{args.checkpoint}, epoch {net.checkpoint.epoch}, on {len(labels):,} test images of "
+        f"{args.checkpoint}, epoch {net.checkpoint.epoch}, on {len(labels):,} {kind} images of "
         f"{data.name}: top-1 accuracy {accuracy:.2f} %, cross-entropy "
         f"{F.cross_entropy(logits, labels).item():.4f}; with the logits of each image and its "
         f"mirror image averaged {averaged:.2f} %"

@@ -82,8 +82,8 @@ def main() -> None:
     import torch
 
     from data import load
-    from records.checkpoints import TrainedNet
     from records.onnx_file import onnx_bytes, onnx_logits
+    from records.trained_net import TrainedNet
     from report.page import check_page_folder, describe, facts_path, write_page
 
     if args.page:
@@ -91,8 +91,8 @@ def main() -> None:
         check_page_folder(args.page)
     net = TrainedNet(args.checkpoint)
     data = load(args.dataset, args.data_dir) if args.dataset else None
-    if data and list(data.classes) != net.classes:
-        raise UserError(f"{args.dataset} has other classes than {args.checkpoint}")
+    if data:
+        data.check_classes(net.classes, args.checkpoint)
     images, labels, compared = comparison_images(data)
     with torch.inference_mode():
         logits = torch.cat([net(part) for part in images.split(500)]).numpy()

@@ -5,7 +5,8 @@
     curl ... | python predict.py --json -                  # an image's bytes on stdin
 
 Prints one line per image, as text or as JSON. A file that is no image gets a line on stderr
-instead; the others are classified all the same, and the exit status is 1.
+instead; the others are classified all the same, and the exit status is 1. Images become 32x32
+pixels as in training: transparent pixels on white, and squashed if they are not square.
 """
 
 import argparse
@@ -52,16 +53,11 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
 
-    import numpy as np
-    import torch
-
-    from data import as_tensor
     from inputs.image_files import read_image
-    from records.checkpoints import TrainedNet
+    from records.trained_net import TrainedNet
     from training.devices import pick_device
 
-    device = pick_device(args.device)
-    net = TrainedNet(args.checkpoint).to(device)
+    net = TrainedNet(args.checkpoint).to(pick_device(args.device))
     found, failed = files(args.images), False
     while chunk := list(islice(found, BATCH)):
         readable, images = [], []
@@ -73,9 +69,7 @@ def main() -> None:
                 print(f"predict.py: {name}: {error}", file=sys.stderr)
                 failed = True
         if images:
-            with torch.inference_mode():
-                probabilities = net(as_tensor(np.array(images)).to(device)).softmax(1).tolist()
-            for name, values in zip(readable, probabilities, strict=True):
+            for name, values in zip(readable, net.probabilities(images).tolist(), strict=True):
                 print(line(name, values, net.classes, args), flush=True)
     if failed:
         sys.exit(1)
@@ -86,17 +80,13 @@ def files(arguments: Sequence[str]) -> Iterator[str]:
 
     A folder without files is returned itself, to be refused as no image.
     """
+    from inputs.image_files import files_below
+
     for argument in arguments:
-        folder = Path(argument)
-        if argument == STDIN or not folder.is_dir():
+        if argument == STDIN or not Path(argument).is_dir():
             yield argument
-            continue
-        below = [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
-        ]
-        yield from map(str, below or [folder])
+        else:
+            yield from [file.path for file in files_below(argument)] or [argument]
 
 
 def file_of(name: str) -> Path | io.BytesIO:

@@ -48,12 +48,12 @@ def parse_arguments() -> argparse.Namespace:
     add_data_flags(data)
     data.add_argument(
         "--limit-train", metavar="N", type=number(int, at_least=1),
-        help="train on N random images only, for a quick look",
+        help="train on N random images only, for a quick look (default: all)",
     )  # fmt: skip
     data.add_argument(
         "--holdout", metavar="N", type=number(int, at_least=1),
         help="evaluate on N of the training images, stratified by class, in place of the test set: "
-        "to choose settings by. The same images for every seed",
+        "to choose settings by. The same images for every seed (default: none)",
     )  # fmt: skip
     add_setting_flags(parser.add_argument_group("recipe (what decides the result)"), Recipe)
     place = parser.add_argument_group("run")
@@ -67,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     place.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
-        help="checkpoint of a trained network whose probabilities are targets too",
+        help="checkpoint of a trained network whose probabilities are targets too (default: none)",
     )  # fmt: skip
     place.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"

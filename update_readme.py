@@ -30,14 +30,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--readme", metavar="FILE", type=Path, nargs="+", default=[names.README],
-        help="files to update; README.md stands for the files of docs/ with markers as well",
+        help="files to update; README.md stands for the files of docs/ with markers as well "
+        f"(default: {names.README})",
     )  # fmt: skip
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
     )
     parser.add_argument(
         "--compare", metavar="DIR", type=Path, nargs="+",
-        help="print a table of the runs in these folders and draw their curves; no README",
+        help="print a table of the runs in these folders and draw their curves; no README "
+        "(default: none)",
     )  # fmt: skip
     args = parser.parse_args()
     if args.check and args.compare:

@@ -6,11 +6,34 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from console.errors import UserError, program
 
 Settings = TypeVar("Settings")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def in_repository(name: str) -> Path:
+    """The path of a file or folder of this repository, wherever a script is started.
+
+    Within the working directory it is relative, so that what is kept of a run names no folder
+    that other machines lack.
+    """
+    path = REPOSITORY / name
+    try:
+        return path.relative_to(Path.cwd())
+    except (OSError, ValueError):  # the working directory was deleted, or is another
+        return path
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to each help text that does not say it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = "(default: " in (action.help or "")
+        return action.help if said else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +42,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str):
         super().__init__(
             description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
 

@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser("Train the runs behind the README's tables and record each.")
     parser.add_argument(
         "--only", metavar="NAME", nargs="+", choices=RUNS, default=list(RUNS),
-        help=f"train these runs only, of: {', '.join(RUNS)}",
+        help=f"train these runs only (default: all), of: {', '.join(RUNS)}",
     )  # fmt: skip
     parser.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("runs"), help="folder of the runs"
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "flags", metavar="FLAG", nargs="*", default=[],
-        help="after --: flags for every call of train.py",
+        help="after --: flags for every call of train.py (default: none)",
     )  # fmt: skip
     return parser.parse_args()
 

@@ -1,8 +1,11 @@
 """A data set in memory, as every source returns it."""
 
 import hashlib
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,7 +20,8 @@ class ImageData:
     """A data set in memory: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,), class names.
 
     `evaluated` says what the test images are: "test", the test set, or "val", images held out
-    from the training set.
+    from the training set or a validation set. `has_names` is false if the source has no class
+    names: `classes` are then the numbers from 0.
     """
 
     name: str
@@ -27,6 +31,7 @@ class ImageData:
     test_labels: np.ndarray
     classes: tuple[str, ...]
     evaluated: str = "test"
+    has_names: bool = True
 
     @cached_property
     def _mean_std(self) -> np.ndarray:
@@ -50,6 +55,30 @@ class ImageData:
             digest.update(repr(array.shape).encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
+
+    def check_classes(self, expected: Sequence[str], source: Path) -> None:
+        """Raises UserError unless the classes are `expected`, those of the checkpoint `source`.
+
+        Without class names, their number is compared.
+        """
+        if not self.has_names and len(self.classes) == len(expected):
+            return
+        if list(self.classes) != list(expected):
+            raise UserError(
+                f"{source} has {len(expected)} classes ({', '.join(expected)}), {self.name} has "
+                f"{len(self.classes)} ({', '.join(self.classes)}); give the data set that it was "
+                "trained on"
+            )
+
+
+def check_class_names(classes: Sequence[str], where: str) -> tuple[str, ...]:
+    """`classes` as a tuple; UserError unless they are two or more different printable names."""
+    if len(set(classes)) < max(2, len(classes)):
+        raise UserError(f"{where}: needs two classes or more, all of different names")
+    for name in classes:
+        if {"Cc", "Cs"} & {unicodedata.category(letter) for letter in name}:
+            raise UserError(f"{where}: the class name {name!r} has letters that cannot be shown")
+    return tuple(classes)
 
 
 def limit_training_set(data: ImageData, count: int) -> ImageData:

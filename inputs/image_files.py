@@ -1,6 +1,9 @@
-"""Image files of any format, as 32x32 RGB arrays."""
+"""Image files of any size, as 32x32 RGB arrays."""
 
+import os
 import warnings
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,34 +12,93 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from recipe import IMAGE_SIZE
 
+# Pillow's other formats are rare, or start a program to read a file, as EPS does with Ghostscript
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
-def read_image(file: Path | BinaryIO) -> np.ndarray:
+
+class NotAnImage(ValueError):
+    """A file has none of FORMATS."""
+
+
+def read_image(file: str | Path | BinaryIO) -> np.ndarray:
     """Reads an image, or the first frame of an animation, turned upright: uint8 (32, 32, 3) RGB.
 
     Raises:
-        ValueError: Pillow cannot read it, or it has more pixels than Pillow allows.
+        NotAnImage: the content of `file` has none of FORMATS.
+        ValueError: it is damaged, or has more pixels than Pillow allows.
     """
+    if isinstance(file, (str, Path)) and not Path(file).is_file():  # opening a pipe would wait
+        raise NotAnImage(_kind_of(Path(file)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata and the like
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 return to_network_size(ImageOps.exif_transpose(image))
-    except IsADirectoryError as error:
-        raise ValueError("a folder without files") from error
     except UnidentifiedImageError as error:
-        raise ValueError("not an image that Pillow can read") from error
+        raise NotAnImage("not an image of a known format") from error
     except Exception as error:  # a broken file can make Pillow's decoders raise anything
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+def _kind_of(path: Path) -> str:
+    """What a path is that is not a regular file."""
+    if path.is_dir():
+        return "a folder without files"
+    return "not a regular file" if path.exists() else "there is no such file"
+
+
 def to_network_size(image: Image.Image) -> np.ndarray:
-    """Any Pillow image -> uint8 (32, 32, 3) RGB, squashed if it is not square."""
-    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, of an unknown range; convert it to 8 bits")
-    image = image.convert("RGB")
+    """Any Pillow image -> uint8 (32, 32, 3) RGB.
+
+    Transparent pixels are composited on white; the result is squashed if it is not square.
+    """
+    image = _opaque(_with_8_bits(image))
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
         image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, of an unknown range; convert it to 8 bits")
+    if not image.mode.startswith("I;16"):
+        return image
+    grey = np.asarray(image)
+    reduced = Image.fromarray((grey >> 8).astype(np.uint8))  # Pillow would clip it at 255
+    if "transparency" in image.info:
+        reduced.putalpha(Image.fromarray(grey != image.info["transparency"]).convert("L"))
+    return reduced
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
+
+
+def files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
+    """The files in `folder` and its subfolders, by name, without hidden ones such as .DS_Store.
+
+    Links to folders are followed, but not back to one of the folders `above`.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from files_below(entry.path, (*above, real))
+        else:
+            yield entry
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The file name suffixes of FORMATS: ".png", ".jpg" and so on."""
+    found = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, format in found if format in FORMATS)

@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from console.errors import UserError
-from inputs.image_data import ImageData
+from inputs.image_data import ImageData, check_class_names
 from inputs.image_files import to_network_size
 from recipe import IMAGE_SIZE
 
@@ -29,16 +29,16 @@ def load(dataset: str, _data_dir: Path) -> ImageData:
                 f"--dataset {path}: {len(arrays[images])} {images} for {len(arrays[labels])} "
                 f"{labels}; each image needs one label, and each split an image"
             )
+    has_names = bool(classes)
     classes = classes or _numbered_classes(arrays["train_labels"], path)
-    if len(set(classes)) < max(2, len(classes)):
-        raise UserError(f"--dataset {path}: needs two classes or more, all of different names")
+    check_class_names(classes, f"--dataset {path}")
     for key in ("train_labels", "test_labels"):
         if arrays[key].max() >= len(classes):
             raise UserError(
                 f"--dataset {path}: {key} out of range: {arrays[key].max()}, but there are "
                 f"{len(classes)} classes, numbered from 0"
             )
-    return ImageData(path.stem, **arrays, classes=classes)
+    return ImageData(path.stem, **arrays, classes=classes, has_names=has_names)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

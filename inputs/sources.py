@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import UserError
+from console.flags import in_repository
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,26 @@ SOURCES = (
     Source(
         "folder",
         "a folder",
-        "with images in train/CLASS/ and test/CLASS/",
+        "with images in train/CLASS/ and test/CLASS/, or in CLASS/",
         lambda text: Path(text).is_dir(),
     ),
 )
 
 
+DATA_DIR = in_repository("data")
+
+
 def add_data_flags(group, default: str | None = "cifar10") -> None:
     """The flags that choose the images, for every script that loads some."""
     kinds = "; ".join(f"{source.name} ({source.description})" for source in SOURCES)
+    kinds += "" if default else " (default: none)"
     group.add_argument(
         "--dataset", metavar="SOURCE", type=dataset_name, default=default, help=kinds
     )
     group.add_argument(
-        "--data-dir", metavar="DIR", type=Path, default=Path("data"), help="folder of CIFAR-10"
-    )
+        "--data-dir", metavar="DIR", type=Path, default=DATA_DIR,
+        help="folder of CIFAR-10's files, and of the 32x32 copies of image folders",
+    )  # fmt: skip
 
 
 def source_of(dataset: str) -> Source:

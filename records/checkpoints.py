@@ -1,4 +1,4 @@
-"""Checkpoints: writing and reading them, and the trained network in one."""
+"""Checkpoints: writing and reading them."""
 
 import io
 import zipfile
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import UserError
-from model import Normalise, build_network
+from model import build_network
 from records.files import existing, replacing
 from records.tables import validated
 
@@ -58,21 +58,28 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` to the CPU, without unpickling code; UserError if it is no checkpoint."""
+    _check_archive(path)
     try:
-        with zipfile.ZipFile(existing(path)) as archive:
-            if archive.testzip():  # torch.load does not look at the checksums
-                raise zipfile.BadZipFile
         checkpoint = validated(Checkpoint, torch.load(path, map_location="cpu", weights_only=True))
         if {len(checkpoint.mean), len(checkpoint.std)} != {3} or len(checkpoint.classes) < 2:
             raise ValueError("a wrong number of channels or of classes")
         return checkpoint
-    except UserError:
-        raise
-    except Exception as error:  # a broken file can make the unpickler raise anything
-        raise UserError(
-            f"{path} is not a checkpoint of this project, or is damaged; move it away and train "
-            "again"
-        ) from error
+    except Exception as error:  # a strange file can make the unpickler raise anything
+        raise UserError(f"{path} is not a checkpoint that train.py wrote") from error
+
+
+def _check_archive(path: Path) -> None:
+    """UserError unless `path` is an undamaged zip archive, as torch.save writes it."""
+    with existing(path).open("rb") as stream:
+        if stream.read(4) != b"PK\3\4":
+            raise UserError(f"{path} is not a checkpoint that train.py wrote")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            intact = archive.testzip() is None  # torch.load does not look at the checksums
+    except Exception:  # a broken file can make zipfile raise anything
+        intact = False
+    if not intact:
+        raise UserError(f"{path} is damaged; move it away and train again")
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
@@ -100,25 +107,3 @@ def _other_network_refused(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} has another network than model.py: {' '.join(str(e).split())[:200]}"
         ) from e
-
-
-class TrainedNet(nn.Module):
-    """Images (B, 3, 32, 32), uint8 or float, 0 to 255 -> logits (B, classes).
-
-    Args:
-        path: a checkpoint written by train.py.
-
-    Raises:
-        UserError: it is no checkpoint, or its network is not one of `recipe.NETWORKS`.
-    """
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.checkpoint = load_checkpoint(path)
-        self.classes = self.checkpoint.classes
-        self.normalise = Normalise(self.checkpoint.mean, self.checkpoint.std)
-        self.network = network_of(self.checkpoint, path)
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.normalise(images))

@@ -15,8 +15,10 @@ and, written by hand, marks.csv.
 import re
 from pathlib import Path
 
-RESULTS = Path("results")  # the folder of the published run
-README = Path("README.md")
+from console.flags import in_repository
+
+RESULTS = in_repository("results")  # the published run
+README = in_repository("README.md")
 
 TRAIN_LOG = Path("train_log.csv")
 CONFIG = Path("config.json")

@@ -18,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from recipe import IMAGE_SIZE
-from records.checkpoints import TrainedNet
+from records.trained_net import TrainedNet
 
 BATCH = 500
 

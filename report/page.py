@@ -11,9 +11,9 @@ from console.errors import UserError
 from model import count_parameters
 from recipe import IMAGE_SIZE
 from records import names
-from records.checkpoints import TrainedNet
 from records.files import replacing
 from records.run import read_config
+from records.trained_net import TrainedNet
 from report.pictures import tile_caption
 
 DEMO = Path(__file__).parent.parent / "demo"

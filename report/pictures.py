@@ -25,6 +25,7 @@ GRID_IMAGES = 32  # in a grid of images
 GRID_COLUMNS = 8
 TRAIN_COLOR, EVALUATED_COLOR = "tab:gray", "tab:blue"
 RIGHT_COLOR, WRONG_COLOR = "black", "tab:red"
+TITLES = "titled by class; wrong predictions in red: prediction, label true class"
 ANNOTATED_CLASSES = 15  # with more, the numbers in a confusion matrix no longer fit
 TITLE = "Title"  # the PNG text that has a tile's caption
 
@@ -125,7 +126,7 @@ def draw_grid(
 def draw_predictions(
     images: np.ndarray, true: Sequence[str], predicted: Sequence[str], caption: str, path: Path
 ) -> Figure:
-    """A grid of images with their class, in red with the predicted class where that is wrong."""
+    """A grid of images with the titles that TITLES explains."""
     pairs = list(zip(true, predicted, strict=True))
     titles = [t if t == p else f"{p}, label {t}" for t, p in pairs]
     colors = [RIGHT_COLOR if t == p else WRONG_COLOR for t, p in pairs]

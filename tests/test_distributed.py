@@ -20,8 +20,8 @@ from data import as_tensor
 from inputs.image_data import ImageData
 from recipe import AUGMENTERS
 from records import names
-from records.checkpoints import TrainedNet
 from records.run import read_config, read_confusion, read_log
+from records.trained_net import TrainedNet
 from training.processes import World
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -14,8 +14,8 @@ import torch
 from conftest import CLASSES, REPO, run_script
 from PIL import Image
 
-from records.checkpoints import TrainedNet
 from records.run import read_config, read_log
+from records.trained_net import TrainedNet
 from report import page
 
 

@@ -1,6 +1,7 @@
 """Image files of every kind become what the network sees, or are refused for a reason."""
 
 import io
+import os
 import warnings
 import zlib
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inputs.image_files import read_image
+from inputs.image_files import NotAnImage, read_image
 
 
 def encoded(image: Image.Image, format: str, **options) -> io.BytesIO:
@@ -26,7 +27,7 @@ def half_red(mode: str = "RGB", size=(64, 64)) -> Image.Image:
     return image.convert(mode)
 
 
-RED, BLACK = [255, 0, 0], [0, 0, 0]
+RED, BLACK, WHITE = [255, 0, 0], [0, 0, 0], [255, 255, 255]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,52 @@ def test_16_bit_grey_keeps_its_range():
     grey = np.linspace(0, 65535, 32 * 32, dtype=np.uint16).reshape(32, 32)
     pixels = read_image(encoded(Image.fromarray(grey), "PNG"))
     np.testing.assert_array_equal(pixels, np.repeat((grey >> 8)[..., None], 3, -1))
+
+
+def disk(mode: str) -> tuple[Image.Image, dict]:
+    """A black square on transparent pixels of hidden red, and options to save it in `mode`."""
+    image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 64, 32))
+    if mode == "RGBA":
+        return image, {}
+    if mode == "LA":
+        return image.convert("LA"), {}
+    opaque = image.convert("RGB").convert(mode, palette=Image.Palette.ADAPTIVE)
+    hidden = opaque.getpixel((0, 60))
+    return opaque, {"transparency": hidden}
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [
+        *(("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGB", "PNG"), ("L", "PNG")),
+        *(("P", "GIF"), ("RGBA", "WEBP"), ("RGBA", "TIFF"), ("RGBA", "ICO")),
+    ],
+)
+def test_transparent_pixels_are_white_whatever_colour_they_hide(mode, format):
+    image, options = disk(mode)
+    if format == "WEBP":
+        options = {"lossless": True, "exact": True}
+    pixels = read_image(encoded(image, format, **options))
+    assert pixels[8, 16].tolist() == BLACK
+    assert pixels[24, 16].tolist() == WHITE
+
+
+def test_transparent_16_bit_grey_is_white():
+    grey = np.full((32, 32), 40000, np.uint16)
+    grey[0] = 40001
+    pixels = read_image(encoded(Image.fromarray(grey), "PNG", transparency=40000))
+    assert pixels[0, 0].tolist() == [156] * 3
+    assert pixels[1, 0].tolist() == WHITE
+
+
+def test_half_transparent_pixels_are_mixed_with_white_before_the_image_is_resized():
+    rgba = np.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    color, alpha = rgba[..., :3].astype(float), rgba[..., 3:] / 255
+    mixed = np.floor(color * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
+    assert np.array_equal(read_image(encoded(Image.fromarray(rgba), "PNG")), mixed)
+    twice = [encoded(Image.fromarray(each).resize((64, 64), 0), "PNG") for each in (rgba, mixed)]
+    assert np.array_equal(*map(read_image, twice))
 
 
 def test_a_photo_that_was_taken_upside_down_is_turned():
@@ -103,10 +150,20 @@ def test_a_truncated_image_is_refused():
         read_image(io.BytesIO(whole[: len(whole) // 2]))
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"GIF89a", b"<svg></svg>", b"%PDF-1.4"])
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"  # starts Ghostscript
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"GIF89a", b"<svg></svg>", b"%PDF-1.4", EPS])
 def test_what_is_no_image_is_refused(content):
-    with pytest.raises(ValueError, match="not an image"):
+    with pytest.raises(NotAnImage, match="not an image"):
         read_image(io.BytesIO(content))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(NotAnImage, match="not a regular file"):
+        read_image(tmp_path / "x.png")
 
 
 @settings(deadline=None)

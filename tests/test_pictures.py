@@ -56,6 +56,14 @@ def test_grid_shows_every_pixel_as_a_crisp_square(tmp_path):
     assert found == 5
 
 
+def test_a_wrong_prediction_is_titled_by_prediction_and_label(tmp_path):
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    figure = pictures.draw_predictions(
+        images, ["cat", "dog"], ["frog", "dog"], "caption", tmp_path / "grid.png"
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["frog, label cat", "dog"]
+
+
 def test_wrong_predictions_are_red(tmp_path):
     images = np.full((2, 32, 32, 3), 128, np.uint8)
     for name, predicted in (("right", ["cat", "dog"]), ("wrong", ["cat", "cat"])):

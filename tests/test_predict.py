@@ -13,7 +13,7 @@ from PIL import Image
 
 import predict
 from data import as_tensor
-from records.checkpoints import TrainedNet
+from records.trained_net import TrainedNet
 
 
 @pytest.fixture(scope="module")

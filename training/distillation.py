@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from console.errors import UserError
 from inputs.image_data import ImageData
-from records.checkpoints import TrainedNet
+from records.trained_net import TrainedNet
 from training.trainer import Trainer
 
 
@@ -28,8 +28,7 @@ def load_teacher(path: Path, data: ImageData) -> TrainedNet:
         UserError: it has other classes, or was trained on images that `data` holds out.
     """
     teacher = TrainedNet(path)
-    if teacher.classes != list(data.classes):
-        raise UserError(f"--teacher {path} has other classes than the data set {data.name}")
+    data.check_classes(teacher.classes, path)
     if data.evaluated == "val" and teacher.checkpoint.val_acc is None:
         raise UserError(
             f"--teacher {path} was trained on the images that --holdout sets apart; train the "

@@ -1,0 +1,317 @@
+"""Folders of images: every layout, what is skipped and what is refused, and the kept 32x32 copy."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPO, run_script
+from PIL import Image
+
+import data
+from console.errors import UserError
+from inputs.folder import LARGE
+from inputs.image_data import ImageData
+from inputs.image_files import read_image
+
+
+def load(root: Path) -> ImageData:
+    return data.load(str(root), root.parent / "data")
+
+
+def save_noise(path: Path, seed: int = 0, size: tuple[int, int] = (40, 32)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """train/ and test/ of two classes, with hidden files."""
+    root = tmp_path / "tree"
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("red fox", "cat"):
+            for index in range(count):
+                save_noise(root / split / name / f"{index}.png", index)
+    (root / "train" / ".hidden").mkdir()
+    (root / "train" / "cat" / ".DS_Store").write_bytes(b"not an image")
+    return root
+
+
+@pytest.fixture
+def flat(tmp_path) -> Path:
+    """10 images of a class and 20 of another, without train/ and test/."""
+    root = tmp_path / "flat"
+    for name, count in (("red fox", 10), ("cat", 20)):
+        for index in range(count):
+            save_noise(root / name / f"{index:02}.png", index + count)
+    return root
+
+
+@pytest.fixture
+def large(tmp_path) -> Path:
+    """As many images as it takes for worker processes and a kept copy."""
+    root = tmp_path / "large"
+    for index in range(LARGE // (64 * 64 * 3) + 20):
+        save_noise(root / "ab"[index % 2] / f"{index}.png", index, (64, 64))
+    return root
+
+
+def test_train_and_test(tree):
+    loaded = load(tree)
+    assert loaded.classes == ("cat", "red fox")
+    assert loaded.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert loaded.test_labels.tolist() == [0, 0, 1, 1]
+    assert loaded.train_images.shape == (6, 32, 32, 3)
+    assert loaded.evaluated == "test"
+    np.testing.assert_array_equal(
+        loaded.train_images[4], read_image(tree / "train" / "red fox" / "1.png")
+    )
+
+
+def test_val_is_taken_in_place_of_test(tree):
+    expected = load(tree)
+    (tree / "test").rename(tree / "val")
+    loaded = load(tree)
+    assert loaded.evaluated == "val"
+    assert loaded.fingerprint == expected.fingerprint
+    save_noise(tree / "test" / "cat" / "0.png")
+    save_noise(tree / "test" / "red fox" / "0.png")
+    assert load(tree).test_labels.tolist() == [0, 1]  # test/ comes first
+
+
+def test_images_in_subfolders_of_a_class_count(tree):
+    save_noise(tree / "train" / "cat" / "2019" / "may" / "0.png")
+    save_noise(tree / "train" / "cat" / ".trash" / "0.png")
+    assert load(tree).train_labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tree, tmp_path):
+    (tree / "train" / "cat").rename(tmp_path / "cats")
+    (tree / "train" / "cat").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats" / "again").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats" / "up").symlink_to(tree)
+    (tree / "test" / "cat" / "more").symlink_to(tmp_path / "cats")
+    loaded = load(tree)
+    assert 3 <= np.bincount(loaded.train_labels)[0] < 20
+    assert np.bincount(loaded.test_labels)[0] >= 5
+
+
+def test_a_tree_without_train_and_test_is_split(flat, capsys):
+    loaded = load(flat)
+    assert "split 80/20 into 24 training and 6 test images" in capsys.readouterr().out
+    assert np.bincount(loaded.train_labels).tolist() == [16, 8]
+    assert np.bincount(loaded.test_labels).tolist() == [4, 2]
+    both = [*map(bytes, loaded.train_images), *map(bytes, loaded.test_images)]
+    assert len(set(both)) == 30
+    assert load(flat).fingerprint == loaded.fingerprint
+
+
+@pytest.mark.parametrize("names", [["train", "car"], ["test", "car"], ["trains", "val", "bus"]])
+def test_classes_may_be_called_like_splits(names, flat):
+    first = sorted(path for path in flat.iterdir())[0]
+    for name in names:
+        shutil.copytree(first, flat / name)
+    assert load(flat).classes == tuple(sorted(["cat", "red fox", *names]))
+
+
+@pytest.mark.parametrize(
+    ("renamed", "words"),
+    [
+        ({"test": "tset"}, ["train/CLASS/", "test/CLASS/", "tset"]),
+        ({"train": "Training", "test": "Testing"}, ["train/CLASS/", "Testing, Training"]),
+        ({"train": "trn"}, ["train/CLASS/", "trn"]),
+        ({"train": ".train"}, ["train/CLASS/"]),
+        ({"train": ".train", "test": ".test"}, ["train/CLASS/", "none"]),
+        ({"test/cat": "test/dog"}, ["cat, dog"]),
+        ({"train/cat": "train/.cat", "test/cat": "test/.cat"}, ["two classes"]),
+        ({"train/cat": "train/c\nat", "test/cat": "test/c\nat"}, [r"'c\nat'", "cannot be shown"]),
+    ],
+)
+def test_unusable_layouts_are_refused(renamed, words, tree):
+    for before, after in renamed.items():
+        (tree / before).rename(tree / after)
+    run_script("train", "--dataset", tree, "--out", tree / "out").assert_refused(*words)
+
+
+def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path):
+    for name in ("train/0.png", "train/1.png", "test/2.png"):
+        save_noise(tmp_path / "tree" / name)
+    with pytest.raises(UserError, match="train/CLASS/"):
+        load(tmp_path / "tree")
+
+
+def test_too_few_images_to_split(tmp_path):
+    for name in ("cat/0.png", "dog/1.png", "dog/2.png"):
+        save_noise(tmp_path / "tree" / name)
+    with pytest.raises(UserError, match="too few images to split"):
+        load(tmp_path / "tree")
+
+
+def test_what_is_no_image_is_skipped_and_counted(tree, capsys):
+    expected = load(tree)
+    folder = tree / "train" / "cat"
+    (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(508))
+    (folder / "desktop.ini").write_text("[ViewState]")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "more.txt").write_text("")
+    (folder / "README").write_text("no image")
+    capsys.readouterr()
+    assert load(tree).fingerprint == expected.fingerprint
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("not images: 1 .db, 1 .ini, 2 .txt, 1 no suffix")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_skipped_and_not_waited_for(tree, capsys):
+    os.mkfifo(tree / "train" / "cat" / "pipe")
+    assert len(load(tree).train_labels) == 6
+    assert "1 no suffix" in capsys.readouterr().out
+
+
+def test_an_image_without_a_suffix_counts(tree):
+    (tree / "train" / "cat" / "0.png").rename(tree / "train" / "cat" / "image")
+    assert len(load(tree).train_labels) == 6
+
+
+def damage(folder: Path, how: str) -> None:
+    if how == "empty class":
+        for path in folder.glob("*.png"):
+            path.unlink()
+    elif how == "no image in a class":
+        for path in folder.glob("*.png"):
+            path.rename(path.with_suffix(".txt")).write_text("no image")
+    elif how == "truncated image":
+        (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])
+    elif how == "truncated image without a suffix":
+        (folder / "1").write_bytes((folder / "1.png").read_bytes()[:300])
+    elif how == "empty file":
+        (folder / "2.jpg").write_bytes(b"")
+    elif how == "link to nowhere":
+        (folder / "3.png").symlink_to(folder / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("empty class", ["train/cat has no images"]),
+        ("no image in a class", ["train/cat has no images"]),
+        ("truncated image", ["1.png: ", "truncated"]),
+        ("truncated image without a suffix", ["train/cat/1: ", "truncated"]),
+        ("empty file", ["2.jpg: not an image"]),
+        ("link to nowhere", ["3.png: there is no such file"]),
+    ],
+)
+def test_damaged_images_stop_the_run(how, words, tree):
+    damage(tree / "train" / "cat", how)
+    outcome = run_script("train", "--dataset", tree, "--out", tree / "out")
+    assert outcome.status == 1
+    (line,) = outcome.err.splitlines()
+    for word in words:
+        assert word in line
+
+
+def kept_copy(root: Path) -> Path:
+    (path,) = (root.parent / "data").iterdir()
+    return path
+
+
+def test_the_second_start_reads_no_image(large):
+    first = load(large)
+    assert len({*map(bytes, first.train_images)}) == len(first.train_images)
+    for path in large.rglob("*.png"):
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert load(large).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed", "renamed"])
+def test_what_changed_is_noticed(change, large):
+    first = load(large)
+    path = large / "a" / "0.png"
+    if change == "changed":
+        pixels = Image.open(path).transpose(Image.Transpose.ROTATE_180)
+        pixels.save(path)
+    elif change == "added":
+        shutil.copy(path, large / "a" / "new.png")
+    elif change == "removed":
+        path.unlink()
+    else:
+        path.rename(large / "a" / "zzz.png")
+    again = load(large)
+    assert again.fingerprint != first.fingerprint
+    shutil.rmtree(large.parent / "data")
+    assert again.fingerprint == load(large).fingerprint
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "a byte", "another file"])
+def test_a_damaged_copy_is_made_again(how, large):
+    first = load(large)
+    path = kept_copy(large)
+    content = path.read_bytes()
+    if how == "a byte":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif how == "another file":
+        np.savez(path, images=np.zeros(3))
+    else:
+        path.write_bytes(content[: 1000 * (how == "truncated")])
+    assert load(large).fingerprint == first.fingerprint
+    assert kept_copy(large).read_bytes() == content
+
+
+def test_a_copy_that_cannot_be_kept_costs_nothing(large, capsys):
+    (large.parent / "data").write_text("not a folder")
+    assert len(load(large).train_labels) > 200
+    assert "cannot be written" in capsys.readouterr().out
+
+
+def test_a_damaged_image_in_a_large_tree(large):
+    (large / "a" / "100.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"100.png: not an image"):
+        load(large)
+    assert not (large.parent / "data").exists()
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see processes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_images_are_decoded(number, tmp_path):
+    """One line on stderr, and no process that stays."""
+    save_noise(tmp_path / "tree" / "a" / "0.png", size=(1000, 1000))
+    for index in range(1, 400):
+        path = tmp_path / "tree" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.hardlink_to(tmp_path / "tree" / "a" / "0.png")
+    code = (
+        "from pathlib import Path; from console.errors import run; from inputs.folder import load; "
+        "print('imported', flush=True); "
+        f"run(lambda: load({str(tmp_path / 'tree')!r}, Path({str(tmp_path / 'data')!r})))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPO, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "imported\n"
+    while not children(process.pid):
+        assert process.poll() is None
+        time.sleep(0.05)
+    started = children(process.pid)
+    time.sleep(0.2)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, "-c: stopped\n")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
