@@ -4,7 +4,7 @@
     python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto  # the same, spelt out
     python train.py --augment device --compile                             # for a GPU
     python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
-    python train.py --resume                                # continue a run that was stopped
+    python train.py --resume            # continue a run, or draw a finished one's pictures again
     torchrun --nproc_per_node=2 train.py --augment device   # on two GPUs
 
 Leaves a log, checkpoints and pictures in the folder --out (records/names.py lists them).
@@ -35,9 +35,13 @@ from records import names
 from records.files import check_writable, sole_writer
 
 if TYPE_CHECKING:  # main imports them once the flags are checked
+    from torch import Tensor
+
     from data import DeviceBatches, HostBatches
     from inputs.image_data import ImageData
-    from records.run import LogRow
+    from records.checkpoints import Checkpoint
+    from records.run import Config, LogRow
+    from report.tensorboard import Board
     from training.processes import World
     from training.trainer import Trainer
 
@@ -63,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of the run; an earlier run in it is moved to DIR/archive/",
     )  # fmt: skip
     place.add_argument(
-        "--resume", action="store_true", help="continue the run in --out, with the same flags"
+        "--resume",
+        action="store_true",
+        help="continue the run in --out, with the same flags; of a finished run, draw the pictures",
     )
     place.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
@@ -85,8 +91,10 @@ def main() -> None:
 
     import torch
 
+    from constraints.checks import check
     from data import check_batch_size, load, training_batches
     from model import build_network, count_parameters
+    from records.checkpoints import probe_logits
     from training.devices import device_description, keep_freed_memory, pick_device
     from training.find_lr import rising_schedule
     from training.optimizers import linear_schedule
@@ -109,44 +117,41 @@ def main() -> None:
 
         torch.manual_seed(recipe.seed)
         network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
+        probe_logits(network)  # a network that returns anything else than logits is refused
+        constraints = {each.constraint: each.passed for each in check(network)}
         network.to(device, memory_format=torch.channels_last)
         schedule = rising_schedule if args.find_lr else linear_schedule
         trainer = Trainer(
             network, data, recipe, device, compiled=args.compile, world=world, schedule=schedule
         )
-        parameters = f"{count_parameters(network):,} parameters"
+        kept = f"{sum(constraints.values())} of {len(constraints)} constraints kept"
+        parameters = f"{count_parameters(network):,} parameters, {kept}"
         print(f"network: {parameters}, on {device_description(device)}")
         print(f"learning rate: {explained_peak(recipe)}", flush=True)
         with sole_writer(args.out) if world.is_first else nullcontext():
             if args.find_lr:
                 find_learning_rate(args.out / names.RANGE_TEST, trainer, batches)
             else:
-                train(args, trainer, batches)
+                train(args, trainer, batches, constraints)
 
 
-def train(args: argparse.Namespace, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
+def train(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    batches: HostBatches | DeviceBatches,
+    constraints: dict[str, bool],
+) -> None:
     """Trains the epochs that are left and keeps each one, then draws the pictures of the run."""
-    from records.checkpoints import load_checkpoint
-    from records.run import continue_run, save_epoch, start_run
-    from report.results import draw_results
+    from records.run import save_epoch
     from training.failures import explained_failures
 
-    world, last, log, best = trainer.world, args.out / names.LAST, [], None
-    if args.resume:
-        log = trainer.resume(world.from_first(lambda: load_checkpoint(last)), last)
-        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
-    if world.is_first:
-        config = trainer.config(command_line(), vars(args))
-        if args.resume:
-            best = load_checkpoint(args.out / names.BEST)
-            config = continue_run(args.out, config, log)
-        elif archived := start_run(args.out, config):
-            print(f"the earlier run in {args.out} is now in {archived}", flush=True)
-        board = None
-        if args.tensorboard:
-            from report.tensorboard import Board
+    world = trainer.world
+    log, config, best = start(args, trainer, constraints)
+    board = None
+    if world.is_first and args.tensorboard:
+        from report.tensorboard import Board
 
-            board = Board(args.out, len(log))
+        board = Board(args.out, len(log))
     with explained_failures(lambda: how_to_resume(args, world, log)):
         for epoch in range(len(log) + 1, args.epochs + 1):
             row = trainer.run_epoch(epoch, batches)
@@ -162,10 +167,53 @@ def train(args: argparse.Namespace, trainer: Trainer, batches: HostBatches | Dev
             print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
             warn_of_a_high_loss(row, trainer)
         if world.is_first:
-            figures = draw_results(args.out, trainer, best, log, next(batches.epoch(1)))
-            if board:
-                board.add_figures(figures, len(log))
+            draw(args, trainer, best, log, next(batches.epoch(1)), board)
     print_summary(args, trainer.data.evaluated, log)
+
+
+def start(
+    args: argparse.Namespace, trainer: Trainer, constraints: dict[str, bool]
+) -> tuple[list[LogRow], Config | None, Checkpoint | None]:
+    """Makes --out ready for the run or, with --resume, takes up the run that is there.
+
+    Returns:
+        The finished epochs and, in the process that writes, the run's config and best checkpoint.
+    """
+    from records.checkpoints import load_checkpoint
+    from records.run import best_checkpoint, continue_run, start_run
+
+    world, last, log, config, best = trainer.world, args.out / names.LAST, [], None, None
+    if args.resume:
+        checkpoint = world.from_first(lambda: load_checkpoint(last))
+        log = trainer.resume(checkpoint, last)
+        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
+    if world.is_first:
+        config = trainer.config(command_line(), vars(args), constraints)
+        if args.resume:
+            best = best_checkpoint(args.out, checkpoint, log)
+            config = continue_run(args.out, config, log)
+        elif archived := start_run(args.out, config):
+            print(f"the earlier run in {args.out} is now in {archived}", flush=True)
+    return log, config, best
+
+
+def draw(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    best: Checkpoint,
+    log: list[LogRow],
+    first_batch: tuple[Tensor, Tensor],
+    board: Board | None,
+) -> None:
+    """Writes the tables and pictures of the finished run; says how to do so later if it fails."""
+    from report.results import draw_results
+
+    try:
+        figures = draw_results(args.out, trainer, best, log, first_batch)
+        if board:
+            board.add_figures(figures, len(log))
+    except (UserError, OSError) as error:
+        raise UserError(f"{error}; {how_to_resume(args, trainer.world, log)}") from error
 
 
 def find_learning_rate(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
@@ -218,10 +266,10 @@ def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> 
     if not log:
         return "the first epoch was not finished, so there is nothing to resume"
     command = command_line().removesuffix(" --resume").replace(" --resume ", " ")
-    return (
-        f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. "
-        f"Go on with: {world.command(command)} --resume"
-    )
+    saved, on = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}", "Go on"
+    if len(log) == args.epochs:
+        saved, on = f"all {args.epochs} epochs are saved in {args.out}", "Draw the pictures"
+    return f"{saved}. {on} with: {world.command(command)} --resume"
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:

@@ -6,6 +6,7 @@ traceback. Exit status: 2 for a bad flag, 1 for any other error, 130 for Ctrl-C,
 
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
+# what a terminal would obey in place of showing it, and bytes that are no UTF-8
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 EXTRA_PACKAGES = {  # import name -> what to give to pip; the others are in requirements.txt
     "onnx": "-r requirements-export.txt",
     "onnxruntime": "-r requirements-export.txt",

@@ -20,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from conftest import Outcome
 
+import report.results  # noqa: F401, which train.py imports late and slowly
 import train
 from console import errors
 from records import names

@@ -2,11 +2,13 @@
 
 import hashlib
 import http.server
+import multiprocessing
 import pickle
 import socket
 import tarfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +89,11 @@ def server(miniature):
         httpd.shutdown()
 
 
+def left_in(folder: Path) -> list[str]:
+    """The names in `folder` but that of the lock, which stays."""
+    return sorted(path.name for path in folder.iterdir() if path.name != cifar10.LOCK)
+
+
 def closed_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -107,8 +114,7 @@ def test_download_and_load(server, tmp_path, monkeypatch):
     assert data.train_images.shape == (100, 32, 32, 3)
     assert data.test_images.shape == (20, 32, 32, 3)
     assert list(data.classes) == NAMES
-    left = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert left == [CIFAR10.base_folder, CIFAR10.filename]
+    assert left_in(tmp_path / "new") == [CIFAR10.base_folder, CIFAR10.filename]
 
     monkeypatch.setattr(cifar10, "MIRRORS", ())  # the second time nothing is downloaded
     assert load("cifar10", tmp_path / "new").fingerprint == data.fingerprint
@@ -133,7 +139,7 @@ def test_all_mirrors_failing_lists_each_with_its_reason(server, tmp_path, monkey
         assert reason in line
     for way_out in (str(tmp_path / CIFAR10.filename), "--dataset PATH", "--dataset digits"):
         assert way_out in message
-    assert list(tmp_path.iterdir()) == []  # nothing that could be mistaken for the archive
+    assert left_in(tmp_path) == []  # nothing that could be mistaken for the archive
 
 
 def test_an_archive_put_there_by_hand_is_used(miniature, tmp_path, monkeypatch):
@@ -165,7 +171,7 @@ def test_an_archive_that_points_outside_writes_nothing_there(how, tmp_path, monk
     outcome = run_script("train", "--data-dir", archive.parent, "--out", tmp_path / "out")
     outcome.assert_refused(str(archive.parent))
     assert not (tmp_path / "escaped").exists()
-    assert list(archive.parent.iterdir()) == [archive]
+    assert left_in(archive.parent) == [archive.name]
 
 
 def test_a_damaged_extracted_file_is_refused(miniature, tmp_path):
@@ -176,3 +182,40 @@ def test_a_damaged_extracted_file_is_refused(miniature, tmp_path):
     run_script("train", "--data-dir", tmp_path, "--out", tmp_path / "out").assert_refused(
         str(tmp_path / CIFAR10.base_folder), "damaged"
     )
+
+
+def load_it(folder: str, mirror: str, ready=None, stall: bool = False) -> None:
+    """What a process of its own does in the tests below; `stall`: forever, where it unpacks."""
+    cifar10.MIRRORS = (mirror,)
+    if stall:
+        tarfile.TarFile.extractall = lambda *_, **__: (ready.set(), time.sleep(60))
+    elif ready:
+        ready.wait()
+    assert len(load("cifar10", Path(folder)).train_labels) == 100
+
+
+def test_two_first_starts_at_once_both_succeed(server, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    arguments = (tmp_path, f"{server}/whole", ready)
+    starts = [fork.Process(target=load_it, args=arguments) for _ in range(2)]
+    for process in starts:
+        process.start()
+    ready.set()
+    for process in starts:
+        process.join()
+    assert [process.exitcode for process in starts] == [0, 0]
+    assert left_in(tmp_path) == [CIFAR10.base_folder, CIFAR10.filename]
+
+
+def test_what_a_killed_start_leaves_is_removed_by_the_next(server, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    process = fork.Process(target=load_it, args=(tmp_path, f"{server}/whole", ready, True))
+    process.start()
+    assert ready.wait(60)
+    process.kill()
+    process.join()
+    assert len(left_in(tmp_path)) == 2  # the archive, and what was half unpacked
+    load_it(tmp_path, f"{server}/whole")
+    assert left_in(tmp_path) == [CIFAR10.base_folder, CIFAR10.filename]
