@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from console.errors import UserError
+from console.errors import CONTROL_CHARACTERS, UserError
 from inputs import augment
 from inputs.image_data import ImageData, hold_out, limit_training_set
 from inputs.sources import DATA_DIR, source_of
@@ -50,6 +50,12 @@ def load(
         UserError: there is no such data set, or it is broken; the message says where and how.
     """
     data = import_module(f"inputs.{source_of(dataset).module}").load(dataset, data_dir)
+    for name in data.classes:
+        if CONTROL_CHARACTERS.search(name):
+            raise UserError(
+                f"--dataset {dataset}: the class name {name!a} has control characters or is "
+                "no UTF-8; rename it"
+            )
     if limit_train is not None:
         data = limit_training_set(data, limit_train)
     return data if holdout is None else hold_out(data, holdout)

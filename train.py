@@ -4,7 +4,7 @@
     python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto  # the same, spelt out
     python train.py --augment device --compile                             # for a GPU
     python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
-    python train.py --resume                                # continue a run that was stopped
+    python train.py --resume            # continue a run, or draw a finished one's pictures again
     torchrun --nproc_per_node=2 train.py --augment device   # on two GPUs
 
 Leaves a log, checkpoints and pictures in the folder --out (records/names.py lists them).
@@ -35,9 +35,14 @@ from records import names
 from records.files import check_writable, sole_writer
 
 if TYPE_CHECKING:  # main imports them once the flags are checked
+    import torch
+    from torch import Tensor
+
     from data import DeviceBatches, HostBatches
     from inputs.image_data import ImageData
-    from records.run import LogRow
+    from records.checkpoints import Checkpoint
+    from records.run import Config, LogRow
+    from report.tensorboard import Board
     from training.processes import World
     from training.trainer import Trainer
 
@@ -63,8 +68,9 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of the run; an earlier run in it is moved to DIR/archive/",
     )  # fmt: skip
     place.add_argument(
-        "--resume", action="store_true", help="continue the run in --out, with the same flags"
-    )
+        "--resume", action="store_true",
+        help="continue the run in --out, with the same flags; of a finished run, draw the pictures",
+    )  # fmt: skip
     place.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
         help="checkpoint of a trained network whose probabilities are targets too (default: none)",
@@ -87,17 +93,10 @@ def main() -> None:
         if args.resume and not (args.out / names.LAST).exists():
             raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")
 
-    import torch
-
     from data import check_batch_size, load, training_batches
-    from model import build_network, count_parameters
-    from training.devices import device_description, keep_freed_memory, pick_device
-    from training.distillation import distillation, fingerprint, load_teacher
+    from training.devices import keep_freed_memory, pick_device
     from training.failures import explained_failures
-    from training.find_lr import rising_schedule
-    from training.optimizers import linear_schedule
     from training.processes import join, this_process
-    from training.trainer import Trainer, cross_entropy
 
     if args.tensorboard:
         import tensorboard  # noqa: F401, without it the run is refused here
@@ -112,28 +111,54 @@ def main() -> None:
         check_batch_size(recipe.batch_size, len(data.train_labels), world.size)
         join(world, device)  # after a download, for which others wait no longer than TIMEOUT
         batches = training_batches(data, recipe, device, args.workers, world.local_size)
-
-        torch.manual_seed(recipe.seed)
-        network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-        network.to(device, memory_format=torch.channels_last)
-        loss, schedule = cross_entropy, rising_schedule if args.find_lr else linear_schedule
-        teacher = load_teacher(args.teacher, data) if args.teacher else None
-        if teacher:
-            loss = distillation(teacher.to(device, memory_format=torch.channels_last))
-        trainer = Trainer(
-            network, data, recipe, device,
-            compiled=args.compile, world=world, loss=loss, schedule=schedule,
-        )  # fmt: skip
-        trainer.settings["teacher"] = fingerprint(teacher) if teacher else None
-        parameters = f"{count_parameters(network):,} parameters"
-        print(f"network: {parameters}, on {device_description(device)}")
-        print(f"learning rate: {explained_peak(recipe)}", flush=True)
+        trainer, constraints = make_trainer(args, recipe, data, device, world)
         with sole_writer(args.out) if world.is_first else nullcontext():
             if args.find_lr:
                 find_learning_rate(args.out / names.RANGE_TEST, trainer, batches)
             else:
-                train(args, trainer, batches, log)
+                train(args, trainer, batches, log, constraints)
         world.wait_for_all()  # until the first one has drawn the pictures
+
+
+def make_trainer(
+    args: argparse.Namespace, recipe: Recipe, data: ImageData, device: torch.device, world: World
+) -> tuple[Trainer, dict[str, bool]]:
+    """A trainer of a new network, and which constraints this network keeps."""
+    import torch
+
+    from constraints.checks import check
+    from model import build_network, count_parameters
+    from records.checkpoints import probe_logits
+    from training.devices import device_description
+    from training.distillation import distillation, fingerprint, load_teacher
+    from training.find_lr import rising_schedule
+    from training.optimizers import linear_schedule
+    from training.trainer import Trainer, cross_entropy
+
+    torch.manual_seed(recipe.seed)
+    network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
+    probe_logits(network)  # a network that returns anything else than logits is refused
+    constraints = {each.constraint: each.passed for each in check(network)}
+    network.to(device, memory_format=torch.channels_last)
+    teacher = load_teacher(args.teacher, data) if args.teacher else None
+    if teacher:
+        teacher.to(device, memory_format=torch.channels_last)
+    trainer = Trainer(
+        network,
+        data,
+        recipe,
+        device,
+        compiled=args.compile,
+        world=world,
+        loss=distillation(teacher) if teacher else cross_entropy,
+        schedule=rising_schedule if args.find_lr else linear_schedule,
+    )
+    trainer.settings["teacher"] = fingerprint(teacher) if teacher else None
+    kept = f"{sum(constraints.values())} of {len(constraints)} constraints kept"
+    parameters = f"{count_parameters(network):,} parameters, {kept}"
+    print(f"network: {parameters}, on {device_description(device)}")
+    print(f"learning rate: {explained_peak(recipe)}", flush=True)
+    return trainer, constraints
 
 
 def train(
@@ -141,28 +166,18 @@ def train(
     trainer: Trainer,
     batches: HostBatches | DeviceBatches,
     log: list[LogRow],
+    constraints: dict[str, bool],
 ) -> None:
     """Trains the epochs that are left, adds each to `log` and keeps it; then draws pictures."""
-    from records.checkpoints import load_checkpoint
-    from records.run import continue_run, save_epoch, start_run
-    from report.results import draw_results
+    from records.run import save_epoch
 
-    world, last, best = trainer.world, args.out / names.LAST, None
-    if args.resume:
-        log += trainer.resume(world.from_first(lambda: load_checkpoint(last)), last)
-        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
-    if world.is_first:
-        config = trainer.config(command_line(), vars(args))
-        if args.resume:
-            best = load_checkpoint(args.out / names.BEST)
-            config = continue_run(args.out, config, log)
-        elif archived := start_run(args.out, config):
-            print(f"the earlier run in {args.out} is now in {archived}", flush=True)
-        board = None
-        if args.tensorboard:
-            from report.tensorboard import Board
+    world = trainer.world
+    config, best = start(args, trainer, log, constraints)
+    board = None
+    if world.is_first and args.tensorboard:
+        from report.tensorboard import Board
 
-            board = Board(args.out, len(log))
+        board = Board(args.out, len(log))
     for epoch in range(len(log) + 1, args.epochs + 1):
         row = trainer.run_epoch(epoch, batches)
         is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
@@ -177,10 +192,53 @@ def train(
         print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
         warn_of_a_high_loss(row, trainer)
     if world.is_first:
-        figures = draw_results(args.out, trainer, best, log, next(batches.epoch(1)))
+        draw(args, trainer, best, log, next(batches.epoch(1)), board)
+    print_summary(args, trainer.data.evaluated, log)
+
+
+def start(
+    args: argparse.Namespace, trainer: Trainer, log: list[LogRow], constraints: dict[str, bool]
+) -> tuple[Config | None, Checkpoint | None]:
+    """Makes --out ready for the run or, with --resume, adds the epochs of its run to `log`.
+
+    Returns:
+        The run's config and best checkpoint, in the process that writes them.
+    """
+    from records.checkpoints import load_checkpoint
+    from records.run import best_checkpoint, continue_run, start_run
+
+    world, last, config, best = trainer.world, args.out / names.LAST, None, None
+    if args.resume:
+        checkpoint = world.from_first(lambda: load_checkpoint(last))
+        log += trainer.resume(checkpoint, last)
+        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
+    if world.is_first:
+        config = trainer.config(command_line(), vars(args), constraints)
+        if args.resume:
+            best = best_checkpoint(args.out, checkpoint, log)
+            config = continue_run(args.out, config, log)
+        elif archived := start_run(args.out, config):
+            print(f"the earlier run in {args.out} is now in {archived}", flush=True)
+    return config, best
+
+
+def draw(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    best: Checkpoint,
+    log: list[LogRow],
+    first_batch: tuple[Tensor, Tensor],
+    board: Board | None,
+) -> None:
+    """Writes the tables and pictures of the finished run; says how to do so later if it fails."""
+    from report.results import draw_results
+
+    try:
+        figures = draw_results(args.out, trainer, best, log, first_batch)
         if board:
             board.add_figures(figures, len(log))
-    print_summary(args, trainer.data.evaluated, log)
+    except (UserError, OSError) as error:
+        raise UserError(f"{error}; {how_to_resume(args, trainer.world, log)}") from error
 
 
 def find_learning_rate(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
@@ -233,8 +291,10 @@ def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> 
     if not (log or args.resume):
         return "the first epoch was not finished, so there is nothing to resume"
     command = command_line().removesuffix(" --resume").replace(" --resume ", " ")
-    saved = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. " if log else ""
-    return f"{saved}Go on with: {world.command(command)} --resume"
+    saved, on = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. ", "Go on"
+    if len(log) == args.epochs:
+        saved, on = f"all {args.epochs} epochs are saved in {args.out}. ", "Draw the pictures"
+    return f"{saved if log else ''}{on} with: {world.command(command)} --resume"
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:

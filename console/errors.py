@@ -7,6 +7,7 @@ traceback. Exit status: 2 for a bad flag, 1 for any other error, 130 for Ctrl-C,
 import io
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
 PATIENCE = 3  # seconds after a signal until a main thread that does not handle it counts as blocked
 FIRST_PRINTS = 10  # seconds within which the first of several processes fails if it fails as well
+# what a terminal would obey in place of showing it, and bytes that are no UTF-8
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 EXTRA_PACKAGES = {  # import name -> what to give to pip; the others are in requirements.txt
     "onnx": "-r requirements-export.txt",
     "onnxruntime": "-r requirements-export.txt",

@@ -1,8 +1,10 @@
 """CIFAR-10 (Krizhevsky, 2009) from its official archive, which is downloaded if needed."""
 
+import shutil
 import sys
 import tarfile
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +26,8 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
 STALL_SECONDS = 30
-LOCK = ".cifar10.lock"  # stays in the folder
+# in the data folder: a lock, and what a process that was killed may leave half done
+LOCK, UNFINISHED = ".cifar-10.lock", ".cifar-10-unfinished"
 
 
 def load(_dataset: str, data_dir: Path) -> ImageData:
@@ -34,9 +37,8 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
     try:
         if not extracted.exists():
             data_dir.mkdir(parents=True, exist_ok=True)
-            with FileLock(data_dir / LOCK):  # other processes wait, then find the folder
-                if not extracted.exists():
-                    _fetch(archive, extracted)
+            with FileLock(data_dir / LOCK):  # others wait, and then find what this one provides
+                provide(extracted, archive)
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
     except RuntimeError as error:  # torchvision: a file is missing or fails its md5
         raise UserError(
@@ -57,8 +59,14 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
     )
 
 
-def _fetch(archive: Path, folder: Path) -> None:
-    """Unpacks `archive`, which is downloaded if needed, to `folder`: whole or not at all."""
+def provide(extracted: Path, archive: Path) -> None:
+    """Unpacks `archive`, which is downloaded if needed; `extracted` is there whole or not at all.
+
+    For one process at a time.
+    """
+    shutil.rmtree(archive.with_name(UNFINISHED), ignore_errors=True)
+    if extracted.exists():
+        return
     if not archive.exists():
         download(archive, CIFAR10.tgz_md5)
     elif not check_integrity(str(archive), CIFAR10.tgz_md5):
@@ -66,23 +74,32 @@ def _fetch(archive: Path, folder: Path) -> None:
             f"{archive} is damaged: its md5 is not CIFAR-10's {CIFAR10.tgz_md5}; move it away and "
             "run again to download it"
         )
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent) as scratch:
-        with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
-        (Path(scratch) / folder.name).rename(folder)
+    with _unfinished(archive) as scratch, tarfile.open(archive) as tar:
+        tar.extractall(scratch, filter="data")
+        (scratch / extracted.name).rename(extracted)
+
+
+@contextmanager
+def _unfinished(archive: Path) -> Iterator[Path]:
+    """A folder beside `archive` that is removed at the end."""
+    folder = archive.with_name(UNFINISHED)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def download(archive: Path, md5: str) -> None:
     """Downloads `archive` from the first of MIRRORS whose bytes have the checksum `md5`.
 
-    The bytes arrive in a temporary file beside `archive` and take its name only once the
+    The bytes arrive in a temporary folder beside `archive` and take its name only once the
     checksum holds. A mirror that fails, sends nothing for STALL_SECONDS or sends other bytes
     gives way to the next.
 
     Raises:
         UserError: all mirrors failed; the message has a line for each, and the ways out.
     """
-    archive.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR")
     downloader = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(), timeout=STALL_SECONDS, chunk_size=1 << 16
@@ -90,9 +107,11 @@ def download(archive: Path, md5: str) -> None:
     failures = []
     for url in MIRRORS:
         host = urlsplit(url).netloc
-        print(f"downloading {archive.name} from {host}", file=sys.stderr)
+        print(f"downloading {archive.name} from {host}", flush=True)
         try:
-            pooch.retrieve(url, f"md5:{md5}", archive.name, archive.parent, downloader=downloader)
+            with _unfinished(archive) as folder:
+                pooch.retrieve(url, f"md5:{md5}", archive.name, folder, downloader=downloader)
+                (folder / archive.name).rename(archive)
             return
         except (requests.RequestException, OSError, ValueError) as error:
             failures.append(f"  {url}: {_reason(error)}")

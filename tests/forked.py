@@ -24,6 +24,7 @@ import torch.distributed as dist
 from conftest import Outcome
 
 import data
+import report.results  # noqa: F401, which train.py imports late and slowly
 import train
 from console import errors
 from records import names
