@@ -33,6 +33,11 @@ def current_commit(project: Path = PROJECT) -> str:
         return ""
 
 
+def without_seed(command: str) -> str:
+    """A command of train.py without the flags that differ between runs of one recipe."""
+    return re.sub(r" --(seed|out)[ =]\S+", "", command)
+
+
 @dataclass(frozen=True)
 class BenchRow:
     """The speed of one way of training: medians over rounds, the slowest and the fastest round."""
@@ -77,7 +82,7 @@ class RecipeRow:
     @property
     def recipe(self) -> tuple:
         """What runs that differ in their seed alone share: the command and the network."""
-        command = re.sub(r" --(seed|out)[ =]\S+", "", self.command)
+        command = without_seed(self.command)
         return command, self.model, self.params, self.mult_adds, self.dataset
 
 

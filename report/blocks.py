@@ -13,10 +13,11 @@ from constraints.trace import tally_markdown
 from model import count_parameters
 from records import names
 from records.checkpoints import load_checkpoint, network_of
+from records.evidence import RecipeRow, without_seed
 from records.files import existing
 from records.run import ClassRow, Config, evaluated_on, read_config, read_confusion, read_log
 from records.tables import read_rows
-from report.evidence_tables import ablation_table, bench_table, recipes_table
+from report.evidence_tables import ablation_table, bench_table, mean_and_spread, recipes_table
 from report.layer_table import layer_table
 from report.markdown import escaped, heading, image, row
 from report.pictures import tile_caption
@@ -52,6 +53,27 @@ class FinishedRun:
 
     def image(self, name: Path, alt: str, width: int) -> str:
         return image(self.results / name, self.readme_folder, alt, width)
+
+
+def headline(run: FinishedRun) -> str:
+    """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
+    config, log = run.config, run.log
+    recipe = without_seed(config.command), config.parameters, config.dataset
+    accuracies = [
+        each.test_acc
+        for each in read_rows(run.results / names.RECIPES, RecipeRow)
+        if (without_seed(each.command), each.params, each.dataset) == recipe
+    ] or [log[f"{evaluated_on(log)}_acc"].iloc[-1]]
+    seeds = f"{len(accuracies)} seed{'s' * (len(accuracies) > 1)}"
+    minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
+    cells = (
+        f"**{config.parameters:,}**",
+        f"**{mean_and_spread(pd.Series(accuracies))} %** (last epoch, {seeds})",
+        escaped(config.dataset),
+        f"{len(log)} epochs in {minutes}",
+    )
+    header = heading("parameters", f"{run.evaluated} accuracy", "data set", "training")
+    return f"{header}\n{row(*cells)}"
 
 
 def results_table(run: FinishedRun) -> str:
@@ -161,6 +183,7 @@ def model_summary(run: FinishedRun) -> str:
 
 
 BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
+    "HEADLINE": headline,
     "RESULTS": results_table,
     "RECIPES": lambda run: recipes_table(run.results),
     "ABLATION": lambda run: ablation_table(run.results),
