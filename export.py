@@ -52,11 +52,13 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--page", metavar="DIR", type=Path,
-        help="also write a folder with the page in demo/, the network and what it runs on",
+        help="also write a folder with the page in demo/, the network and what it runs on "
+        "(default: none)",
     )  # fmt: skip
     parser.add_argument(
-        "--repository", metavar="URL", type=web_address, help="the page links to this address"
-    )
+        "--repository", metavar="URL", type=web_address,
+        help="the page links to this address (default: none)",
+    )  # fmt: skip
     add_data_flags(parser, default=None)
     args = parser.parse_args()
     if args.out.suffix != ".onnx":

@@ -131,7 +131,7 @@ def _read(
     files: Sequence[os.DirEntry], root: Path, data_dir: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images uint8 (M, 32, 32, 3), and which of the N files are images, bool (N,)."""
-    states = [_state(file) for file in files]
+    states = [_state(file, root) for file in files]
     if sum(size for _, size, _ in states) < LARGE:
         return _decode(files, root, workers=0)
     key = _digest(states)
@@ -146,13 +146,14 @@ def _read(
     return images, is_image
 
 
-def _state(file: os.DirEntry) -> tuple[str, int, int]:
-    """What changes when a file does: its path, its size in bytes, its time of change."""
+def _state(file: os.DirEntry, root: Path) -> tuple[str, int, int]:
+    """What changes when a file does: its path in `root`, its size in bytes, its time of change."""
+    path = file.path.removeprefix(str(root)).lstrip(os.sep)
     try:
         status = file.stat()
     except OSError:  # a link to nowhere
-        return file.path, 0, 0
-    return file.path, status.st_size, status.st_mtime_ns
+        return path, 0, 0
+    return path, status.st_size, status.st_mtime_ns
 
 
 def _digest(values: Iterable) -> str:

@@ -1,7 +1,6 @@
 """A data set in memory, as every source returns it."""
 
 import hashlib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -72,12 +71,9 @@ class ImageData:
 
 
 def check_class_names(classes: Sequence[str], where: str) -> tuple[str, ...]:
-    """`classes` as a tuple; UserError unless they are two or more different printable names."""
+    """`classes` as a tuple; UserError unless they are two or more different names."""
     if len(set(classes)) < max(2, len(classes)):
         raise UserError(f"{where}: needs two classes or more, all of different names")
-    for name in classes:
-        if {"Cc", "Cs"} & {unicodedata.category(letter) for letter in name}:
-            raise UserError(f"{where}: the class name {name!r} has letters that cannot be shown")
     return tuple(classes)
 
 

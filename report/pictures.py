@@ -25,7 +25,7 @@ GRID_IMAGES = 32  # in a grid of images
 GRID_COLUMNS = 8
 TRAIN_COLOR, EVALUATED_COLOR = "tab:gray", "tab:blue"
 RIGHT_COLOR, WRONG_COLOR = "black", "tab:red"
-TITLES = "titled by class; wrong predictions in red: prediction, label true class"
+TITLES = '"A, label B" is predicted as A and labelled B'
 ANNOTATED_CLASSES = 15  # with more, the numbers in a confusion matrix no longer fit
 TITLE = "Title"  # the PNG text that has a tile's caption
 

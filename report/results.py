@@ -58,7 +58,9 @@ def _draw_predictions(out: Path, trainer: Trainer, probabilities: np.ndarray) ->
     true, predicted = class_names[data.test_labels], class_names[probabilities.argmax(1)]
 
     shown = np.random.default_rng(0).permutation(len(true))[: pictures.GRID_IMAGES]
-    caption = f"{kind.capitalize()} images, {pictures.TITLES}"
+    caption = (
+        f"{kind.capitalize()} images and their class; wrong predictions in red: {pictures.TITLES}"
+    )
     grid = out / names.TEST_GRID
     pictures.draw_predictions(data.test_images[shown], true[shown], predicted[shown], caption, grid)
     tiles = shown[: names.TILES]
@@ -67,7 +69,7 @@ def _draw_predictions(out: Path, trainer: Trainer, probabilities: np.ndarray) ->
     most_confident = np.argsort(-probabilities.max(1), kind="stable")
     mistakes = most_confident[(true != predicted)[most_confident]]
     caption = (
-        f"The most confident of {len(mistakes):,} mistakes on {len(true):,} {kind} images, "
+        f"The most confident of {len(mistakes):,} mistakes on {len(true):,} {kind} images; "
         f"{pictures.TITLES}"
     )
     shown = mistakes[: pictures.GRID_IMAGES]

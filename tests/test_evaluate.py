@@ -37,10 +37,24 @@ def test_mirror_images_are_averaged_in(finished_run, small_npz, small_data, tmp_
     assert accuracy == averaged
 
 
+def test_a_data_set_without_class_names_is_taken_if_it_has_as_many(
+    finished_run, small_npz, small_data, tmp_path
+):
+    arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
+    np.savez(tmp_path / "same.npz", **arrays)
+    outcome = run_script("evaluate", finished_run / "best.pt", "--dataset", tmp_path / "same.npz")
+    named = run_script("evaluate", finished_run / "best.pt", "--dataset", small_npz)
+    assert figures(outcome) == figures(named)
+    arrays |= {"train_labels": np.arange(96) % 4, "test_labels": np.arange(33) % 4}
+    np.savez(tmp_path / "more.npz", **arrays)
+    outcome = run_script("evaluate", finished_run / "best.pt", "--dataset", tmp_path / "more.npz")
+    outcome.assert_refused("best.pt has 3 classes", "more has 4")
+
+
 def test_other_classes_and_broken_checkpoints_are_refused(finished_run, small_npz, tmp_path):
     best = finished_run / "best.pt"
     other = run_script("evaluate", best, "--dataset", "digits")
-    other.assert_refused("best.pt has the classes", "digits has")
+    other.assert_refused("best.pt has 3 classes", "digits has 10")
     missing = run_script("evaluate", tmp_path / "no.pt", "--dataset", small_npz)
     missing.assert_refused("no.pt is missing")
     broken = shutil.copy(best, tmp_path / "broken.pt")

@@ -69,6 +69,8 @@ def run_without_slow_libraries(script: str, *flags: str, cwd=REPO) -> subprocess
 def test_help_and_bad_flags_need_no_slow_library(script, tmp_path):
     shown = run_without_slow_libraries(script, "--help", cwd=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
+    defaults = " ".join(shown.stdout.split())  # are the repository's, whatever folder this is
+    assert not re.search(r"default: (results|README|data)", defaults)
     refused = run_without_slow_libraries(script, "--no-such-flag", cwd=tmp_path)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from conftest import CLASSES, REPO, run_script
 from PIL import Image
 
 import predict
-from data import as_tensor
+from data import as_tensor, load
 from records.trained_net import TrainedNet
 
 
@@ -71,6 +72,41 @@ def test_bytes_on_stdin(pictures, finished_run):
     )  # fmt: skip
     (line,) = predicted(path, "--checkpoint", finished_run / "best.pt")
     assert json.loads(done.stdout) == {**line, "image": "stdin"}
+
+
+def test_transparent_images_are_what_they_are_in_training(finished_run, tmp_path):
+    """Pixels of every transparency, over colours that would show if they were not mixed."""
+    rng = np.random.default_rng(0)
+    for name in ("train/a/0", "train/b/0", "test/a/0", "test/b/0"):
+        path = tmp_path / "tree" / f"{name}.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (50, 70, 4), dtype=np.uint8)).save(path)
+    data = load(str(tmp_path / "tree"), tmp_path)
+    net = TrainedNet(finished_run / "best.pt")
+    flags = ("--checkpoint", finished_run / "best.pt", "--top", 3)
+    for image, line in zip(
+        data.test_images, predicted(tmp_path / "tree/test", *flags), strict=True
+    ):
+        with torch.inference_mode():
+            expected = net(as_tensor(image[None])).softmax(1).numpy()[0]
+        shown = {each["class"]: each["probability"] for each in line["predictions"]}
+        assert [shown[name] for name in CLASSES] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_folders_pipe_is_named_and_not_waited_for(finished_run, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    outcome = run_script("predict", tmp_path, "--checkpoint", finished_run / "best.pt")
+    outcome.assert_refused("pipe.png: not a regular file")
+
+
+def test_it_works_from_any_folder(tmp_path):
+    tile = REPO / "results" / "plots" / "test_samples" / "img_02_frog.png"
+    done = subprocess.run(
+        [sys.executable, REPO / "predict.py", tile], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(f"{tile}: frog"), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_published_network_works_on_a_fresh_clone():

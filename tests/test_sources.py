@@ -117,7 +117,7 @@ LABELS = np.arange(96) % 3
         ({"test_labels": np.full(33, 200)}, ["test_labels", "out of range", "200"]),
         ({"classes": np.array(["one"])}, ["two classes"]),
         ({"classes": np.array(["a", "a", "b"])}, ["different names"]),
-        ({"classes": np.array(["a", "b", "c\r"])}, ["'c\\r'", "cannot be shown"]),
+        ({"classes": np.array(["a", "b", "c\r"])}, ["'c\\r'", "control characters"]),
         ({"train_images": np.array([None] * 96)}, ["pickled"]),
         ({"classes": np.array([{}], dtype=object)}, ["pickled"]),
     ],
