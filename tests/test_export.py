@@ -89,7 +89,7 @@ def test_a_checkpoint_alone(finished_run, tmp_path):
         (["--out", "net.txt"], ["--out", ".onnx"], 2),
         (["--dataset", "no.npz"], ["there is no file no.npz"], 2),
         (["--checkpoint", "no.pt"], ["no.pt is missing"], 1),
-        (["--dataset", "digits"], ["other classes"], 1),
+        (["--dataset", "digits"], ["best.pt has 10 classes", "digits has 10"], 1),
         (["--page", "demo"], ["demo has other files"], 1),
         (["--repository", "javascript:alert(1)"], ["--repository", "https://"], 2),
     ],
