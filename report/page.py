@@ -63,9 +63,7 @@ def _samples(tiles: Path) -> list[dict[str, str]]:
     found = []
     for path in sorted(tiles.glob("*.png")):
         png = io.BytesIO()
-        with Image.open(
-            path
-        ) as tile:  # NEAREST takes one pixel of each enlarged one: they are equal
+        with Image.open(path) as tile:  # in which each pixel is enlarged to a square
             small = tile.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)
         small.save(png, "PNG", optimize=True)
         url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
