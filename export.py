@@ -13,7 +13,6 @@ has what the page shows of the network. Needs requirements-export.txt.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +85,7 @@ def main() -> None:
     from data import load
     from records.onnx_file import onnx_bytes, onnx_logits
     from records.trained_net import TrainedNet
-    from report.page import check_page_folder, describe, facts_path, write_page
+    from report.page import check_page_folder, write_facts, write_page
 
     if args.page:
         check_writable(args.page, "--page")
@@ -107,18 +106,15 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as path:
         path.write_bytes(onnx)
-    with replacing(facts_path(args.out)) as path:
-        path.write_text(
-            json.dumps(describe(net, args.checkpoint.parent, args.repository), indent=1)
-        )
+    write_facts(args.out, net, args.checkpoint.parent, args.repository)
     print(
         f"{args.out}, {len(onnx) / 1000:.0f} kB: on {compared} its logits differ "
         f"from PyTorch's by at most {difference:.1g}; {figures(exported, logits, labels)}"
     )
     if args.int8:
-        out = write_int8(args.out, data)
-        size = f"{out.stat().st_size / 1000:.0f} kB"
-        print(f"{out}, {size}: {figures(onnx_logits(out, images), logits, labels)}")
+        int8 = write_int8(args.out, data)
+        size = f"{int8.stat().st_size / 1000:.0f} kB"
+        print(f"{int8}, {size}: {figures(onnx_logits(int8, images), logits, labels)}")
     if args.page:
         size = f"{write_page(args.page, args.out) / 1e6:.1f} MB"
         server = f"python -m http.server --directory {shlex.quote(str(args.page))}"

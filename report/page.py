@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,21 @@ RUNTIME = [
 INSTALL_RUNTIME = "npm install --no-package-lock --prefix demo"
 
 
-def describe(net: TrainedNet, run: Path, repository: str | None) -> dict[str, Any]:
-    """What the page shows of `net`, as JSON values.
+def write_facts(onnx: Path, net: TrainedNet, run: Path, repository: str | None) -> None:
+    """Writes what the page shows of `net`, as JSON, beside its ONNX file.
 
     The data set's name and the samples are those of the run in the folder `run`, if the network's
     run is there. `repository` is the address that the page links to, or None.
     """
+    with replacing(_facts_path(onnx)) as path:
+        path.write_text(json.dumps(_facts(net, run, repository), indent=1))
+
+
+def _facts_path(onnx: Path) -> Path:
+    return onnx.with_suffix(names.ONNX_FACTS.suffix)
+
+
+def _facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, Any]:
     checkpoint = net.checkpoint
     evaluated = "test" if checkpoint.val_acc is None else "val"
     images = f"{names.EVALUATED[evaluated]} images"
@@ -43,19 +53,17 @@ def describe(net: TrainedNet, run: Path, repository: str | None) -> dict[str, An
         "evaluated_on": f"{config.test_images:,} {images} of {config.dataset}" if known else images,
         "classes": net.classes,
         "image_size": IMAGE_SIZE,
-        "samples": samples(run / names.TEST_TILES) if known else [],
+        "samples": _samples(run / names.TEST_TILES) if known else [],
         "repository": repository,
     }
 
 
-def samples(tiles: Path) -> list[dict[str, str]]:
+def _samples(tiles: Path) -> list[dict[str, str]]:
     """The tiles in a folder in the network's resolution, as data URLs, each with its class."""
     found = []
     for path in sorted(tiles.glob("*.png")):
         png = io.BytesIO()
-        with Image.open(
-            path
-        ) as tile:  # each pixel is enlarged to a square, of which this takes one
+        with Image.open(path) as tile:  # in which each pixel is enlarged to a square
             small = tile.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)
         small.save(png, "PNG", optimize=True)
         url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
@@ -76,13 +84,8 @@ def write_page(folder: Path, onnx: Path) -> int:
     """Writes the page, the network in `onnx` and what it runs on to `folder`; returns the bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {path.name: path for path in (*PAGE, *RUNTIME)}
-    files |= {names.ONNX.name: onnx, names.ONNX_FACTS.name: facts_path(onnx)}
+    files |= {names.ONNX.name: onnx, names.ONNX_FACTS.name: _facts_path(onnx)}
     for name, source in files.items():
         with replacing(folder / name) as path:
             path.write_bytes(source.read_bytes())
     return sum((folder / name).stat().st_size for name in files)
-
-
-def facts_path(onnx: Path) -> Path:
-    """The file beside an ONNX file that has what `describe` returns."""
-    return onnx.with_suffix(names.ONNX_FACTS.suffix)

@@ -14,7 +14,6 @@ import torch
 from conftest import CLASSES, REPO, run_script
 from PIL import Image
 
-import export
 from records.run import read_config, read_log
 from records.trained_net import TrainedNet
 from report import page
@@ -90,7 +89,7 @@ def test_a_checkpoint_alone(finished_run, tmp_path):
         (["--out", "net.txt"], ["--out", ".onnx"], 2),
         (["--dataset", "no.npz"], ["there is no file no.npz"], 2),
         (["--checkpoint", "no.pt"], ["no.pt is missing"], 1),
-        (["--dataset", "digits"], ["best.pt has 10 classes"], 1),
+        (["--dataset", "digits"], ["best.pt has 10 classes", "digits has 10"], 1),
         (["--page", "demo"], ["demo has other files"], 1),
         (["--repository", "javascript:alert(1)"], ["--repository", "https://"], 2),
     ],
@@ -98,13 +97,6 @@ def test_a_checkpoint_alone(finished_run, tmp_path):
 def test_bad_input(args, words, status, tmp_path):
     args = ["--out", tmp_path / "net.onnx", *args]
     run_script("export", *args).assert_refused(*words, status=status)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_leaves_no_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "TOLERANCE", -1)  # two networks always differ by more
-    outcome = run_script("export", "--out", tmp_path / "new" / "folder" / "net.onnx")
-    outcome.assert_refused("not kept")
     assert list(tmp_path.iterdir()) == []
 
 
