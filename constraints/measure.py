@@ -50,7 +50,7 @@ def measure(trace: Trace, network: nn.Module) -> Reach:
     ops = [[step.op for step in x.steps[: start + 1]] for x in (trace.recording, recording)]
     if ops[0] != ops[1]:
         return _measure_at_corners(trace, network)
-    last_map = recording.steps[start].outputs[output]
+    last_map = recording.steps[start].outputs[output] if start >= 0 else recording.images
     if last_map.numel() / trace.last_map.numel() < 0.5 * (size / IMAGE_SIZE) ** 2:
         return _measure_at_corners(trace, network)  # the map is resized to a fixed size
     (ends,) = _support(recording, start, last_map, network, [_index(trace, last_map, 0.5)])
@@ -75,12 +75,13 @@ def _origin(trace: Trace) -> tuple[int, int]:
     """The step that computes the last map, and which of its outputs it is."""
     steps = trace.recording.steps
     end = steps.index(trace.pooling.step) if trace.pooling else len(steps)
-    return next(
+    found = (
         (number, output)
         for number in reversed(range(end))
         for output, tensor in enumerate(steps[number].outputs)
         if tensor is trace.last_map
     )
+    return next(found, (-1, 0))  # or the images themselves
 
 
 def _spatial_dims(trace: Trace) -> list[int]:

@@ -41,7 +41,7 @@ class Positions:
 
     @torch.no_grad()
     def __init__(self, images: Tensor, steps: list[Step]):
-        self._noted: dict[int, Tensor] = {}  # memory -> int64 (2, elements)
+        self._noted: dict[int, Tensor] = {}  # memory -> int64 (2, elements), on the CPU
         self._unfolded: set[int] = set()  # memory in which every element stands for its window
         self._note(images, _grid(images.shape[2:]))
         self.motions = [self._follow(step) for step in steps]
@@ -53,25 +53,25 @@ class Positions:
         return noted.as_strided((2, *tensor.shape), strides, tensor.storage_offset())
 
     def has(self, tensor: Tensor) -> bool:
-        is_noted = tensor.is_floating_point() and memory(tensor) in self._noted
+        is_noted = _is_value(tensor) and memory(tensor) in self._noted
         return is_noted and bool((self.of(tensor) >= 0).any())
 
     def size(self, tensor: Tensor) -> Pair:
         """Height and width of the map in `tensor`, from the first to the last row and column."""
-        where = self.of(tensor).flatten(1)
+        where = self.of(tensor).reshape(2, -1)
         first = where.where(where >= 0, where.amax()).amin(1)
         return tuple((where.amax(1) - first + 1).tolist())
 
     def _note(self, tensor: Tensor, where: Tensor) -> None:
         if memory(tensor) not in self._noted:
             elements = tensor.untyped_storage().nbytes() // tensor.element_size()
-            self._noted[memory(tensor)] = torch.full((2, elements), -1, device=tensor.device)
+            self._noted[memory(tensor)] = torch.full((2, elements), -1)
         self.of(tensor).copy_(where)
 
     def _follow(self, step: Step) -> Motion | None:
         """Notes the positions of the results of `step`."""
         sources = list({id(x): x for x in step.inputs if self.has(x)}.values())
-        results = [x for x in step.outputs if x.is_floating_point()]
+        results = [x for x in step.outputs if _is_value(x)]
         if not sources or not results or "empty" in step.op:  # which holds anything
             return None
         if not step.is_in_place and memory(results[0]) in self._noted:  # a view
@@ -79,11 +79,13 @@ class Positions:
         sources.sort(key=lambda x: -self.size(x)[0] * self.size(x)[1])
         before = self.size(sources[0])
         if window := _window(step):
+            shape = tuple(sources[0].shape[2:])
+            before = shape if before == (1, 1) else before  # mixed as a whole, and still a map
             grid = _grid(window.after)
             self._note(results[0], grid if results[0].dim() > 3 else grid.flatten(3))
             if step.op == "im2col":
                 self._unfolded.add(memory(results[0]))
-            sides = zip(before, sources[0].shape[2:], strict=True)
+            sides = zip(before, shape, strict=True)
             return replace(window, before=before, skips=any(b >= 1.5 * n > 1.5 for b, n in sides))
         if step.is_norm:
             self._note(results[0], self.of(step.inputs[0]))
@@ -92,6 +94,8 @@ class Positions:
         after, kernel, dilation, mixes = zip(height, width, strict=True)
         if 0 in after:  # not computed from the map, only from its shape
             return None
+        if after == (1, 1) and results[0].shape == sources[0].shape:  # a product with all positions
+            (rows, columns), after = self.of(sources[0]), before
         for result in results:
             if result.shape == rows.shape:
                 self._note(result, torch.stack((rows, columns)))
@@ -109,10 +113,10 @@ class Positions:
         depends = found[0]
         for other in found[1:]:  # a result belongs to the largest map that it depends on
             depends = torch.where(depends.any(0), depends, other)
-        numbers = torch.arange(lines, dtype=torch.float64, device=depends.device)
+        numbers = torch.arange(lines, dtype=torch.float64)
         count, where = depends.sum(0), depends.byte().argmax(0)
         if (kernel := int(count.max())) > 1:  # the same rows before are the same row after
-            code = 2.0**numbers @ depends.flatten(1).double()
+            code = 2.0**numbers @ depends.reshape(lines, -1).double()
             where = code.unique(return_inverse=True)[1].view_as(count)
         where = where.where(count > 0, -1)
         after = len(where[count > 0].unique())
@@ -127,16 +131,23 @@ class Positions:
         self, step: Step, sources: list[Tensor], source: Tensor, axis: int, lines: int
     ) -> Tensor:
         """bool (lines, *result): whether a result of `step` depends on a line of `source`."""
-        where, spread = self.of(source)[axis], []
-        result = next(i for i, x in enumerate(step.outputs) if x.is_floating_point())
+        where, spread = self.of(source)[axis].to(source.device), []
+        result = next(i for i, x in enumerate(step.outputs) if _is_value(x))
         values = {id(x): x for x in step.inputs if step.is_in_place}
         # 0.5 is in the domain of log, sqrt and so on
         values |= {id(x): torch.full_like(x, 0.5) for x in sources}
         for line in range(lines):
             inputs = {key: value.clone() for key, value in values.items()}
             inputs[id(source)].masked_fill_(where == line, torch.nan)
-            spread.append(step.run(inputs)[result].isnan())
-        return torch.stack(spread)
+            try:
+                spread.append(step.run(inputs)[result].isnan())
+            except RuntimeError:  # it refuses NaN, as an eigenvalue solver does
+                spread.append(torch.zeros_like(step.outputs[result], dtype=torch.bool))
+        return torch.stack(spread).cpu()
+
+
+def _is_value(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _window(step: Step) -> Motion | None:

@@ -56,10 +56,10 @@ class Recording(TorchDispatchMode):
         self.steps: list[Step] = []
         self.logits, self.error = None, None
         self._running_modules = ["forward"]
-        for name, module in network.named_modules():
-            module.register_forward_pre_hook(self._enter(name or "forward"))
-            module.register_forward_hook(self._leave)
         try:
+            for name, module in network.named_modules():
+                module.register_forward_pre_hook(self._enter(name or "forward"))
+                module.register_forward_hook(self._leave)
             with torch.no_grad(), self:
                 self.logits = network.train(training)(self.images)
         except Exception as error:  # whatever the user's code raises

@@ -106,8 +106,8 @@ class Trace:
     """What the logits depend on in a recorded forward pass.
 
     `layers` are in the order in which they ran; a branch whose output is thrown away is left out.
-    `pooling` is the last one that pools a map, `last_map`, to one position. It is None if there
-    is none; the last map is then that of the last layer.
+    `pooling` is the one that pools the map with the largest field, `last_map`, to one position. It
+    is None if there is none; the last map is then that of the last layer.
     """
 
     def __init__(self, recording: Recording, network: nn.Module):
@@ -117,7 +117,8 @@ class Trace:
         self._fields = {memory(recording.images): Field()}
         layers = map(self._follow, steps, self.positions.motions)
         self.layers = _with_blocks([layer for layer in layers if layer])
-        self.pooling = next((x for x in reversed(self.layers) if x.pools_globally), None)
+        pooling = [layer for layer in reversed(self.layers) if layer.pools_globally]
+        self.pooling = max(pooling, key=lambda layer: min(layer.before.rf), default=None)
         self.last_map = recording.images
         if self.pooling:
             known = filter(self.positions.has, self.pooling.step.inputs)

@@ -242,6 +242,30 @@ class NonLocal(nn.Module):
         return x + torch.einsum("bij,bcj->bci", weights, value).view_as(x)
 
 
+class TokenMixer(nn.Module):
+    """MLP-Mixer's: a perceptron over all positions of a map."""
+
+    def __init__(self, positions):
+        super().__init__()
+        layers = (nn.Linear(positions, 8), nn.GELU(), nn.Linear(8, positions))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x.flatten(2)).view_as(x)
+
+
+class GlobalFilter(nn.Module):
+    """A product in the frequency domain."""
+
+    def __init__(self, channels, side):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, side, side // 2 + 1, 2))
+
+    def forward(self, x):
+        weight = torch.view_as_complex(self.weight)
+        return torch.fft.irfft2(torch.fft.rfft2(x) * weight, s=x.shape[2:])
+
+
 class PositionEmbedding(nn.Module):
     def __init__(self, *shape):
         super().__init__()
