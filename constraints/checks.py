@@ -1,13 +1,16 @@
 """The constraints of the assignment, checked on a network as it runs.
 
 The receptive field is measured: one position of the last map before global pooling is
-differentiated with respect to a larger image. What cannot be known:
+differentiated with respect to a larger image. Squeeze-and-excite and attention make it as large as
+the image; the mean and the variance of a norm count as constants, unless it is written by hand.
 
-- a maximum hidden in sorting, in differences and ReLUs, or in an operation of one's own
+What cannot be known:
+
+- a maximum hidden in sorting, in differences of ReLUs or in an operation of one's own
 - dilation hidden in sums of shifted maps or in a kernel with zeros
-- a branch that depends on the data, or that random 32x32 images do not take
+- a branch that depends on the data, and that an image of ones does not take
 - weights that the forward pass computes from a seed
-- whether an average is weighted by a map that is computed first: it counts as an activation
+- whether an average is weighted by a map that is computed first: that counts as an activation
 """
 
 from dataclasses import dataclass
