@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from console.errors import UserError
 from constraints.positions import Motion, Pair, Positions
-from constraints.recording import Recording, Step, memory, private_copy
+from constraints.recording import Recording, Step, memory, private_copy, record
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Field:
 
     RF_out = RF_in + (k-1) * d * jump_in and jump_out = jump_in * stride, from RF 1, jump 1
     (Araujo, Norris, Sim: "Computing Receptive Fields of Convolutional Neural Networks",
-    Distill 2019), for height and width each.
+    Distill 2019), for height and width each. Where branches meet, the larger one holds.
     """
 
     rf: Pair = (1, 1)
@@ -34,10 +33,10 @@ class Field:
 
 @dataclass(frozen=True)
 class Layer:
-    """An operation on a map that has weights, or that mixes or removes positions.
+    """A matrix product or convolution on a map, or what mixes or removes positions of a map.
 
     `op` is its name in ATen ("convolution", "max_pool2d_with_indices", "mean"), `name` the module
-    in whose forward it ran ("c2a.dw").
+    in whose forward it ran ("c2a.dw"), `block` the number of its block, 1 to 4.
     """
 
     name: str
@@ -48,8 +47,8 @@ class Layer:
     is_learned: bool  # its weights are, or are computed from, parameters
     before: Field
     after: Field
-    step: int = field(compare=False, repr=False)  # its number in the recording
-    block: int = 0  # 1 to 4
+    step: Step = field(compare=False, repr=False)
+    block: int = 0
 
     def __str__(self) -> str:
         return self.name if self.is_convolution else f"{self.name} ({self.op})"
@@ -63,8 +62,12 @@ class Layer:
         return self.motion.kernel != (1, 1)
 
     @property
+    def is_grouped(self) -> bool:
+        return self.is_convolution and self.is_spatial and self.groups > 1
+
+    @property
     def is_depthwise(self) -> bool:
-        return self.is_convolution and self.is_spatial and self.groups == self.in_channels > 1
+        return self.is_grouped and self.groups == self.in_channels
 
     @property
     def is_pointwise(self) -> bool:
@@ -78,9 +81,16 @@ class Layer:
 
     @property
     def is_strided(self) -> bool:
-        """Whether it is a 3x3 stride-2 convolution."""
+        """Whether it is a 3x3 stride-2 convolution; one with fixed weights is a pooling."""
         geometry = (self.motion.kernel, self.motion.stride)
         return self.is_convolution and self.is_learned and geometry == ((3, 3), (2, 2))
+
+    @property
+    def downsamples(self) -> bool:
+        """Whether it has a stride, or leaves two thirds of a map or less, but not one position."""
+        sides = zip(self.motion.before, self.motion.after, strict=True)
+        shrinks = any(before >= 1.5 * after > 1.5 for before, after in sides)
+        return self.motion.stride != (1, 1) or shrinks or self.motion.skips
 
     @property
     def is_maximum(self) -> bool:
@@ -91,78 +101,66 @@ class Layer:
     def pools_globally(self) -> bool:
         return 1 in self.motion.after and 1 not in self.motion.before
 
-    @property
-    def downsamples(self) -> bool:
-        """Whether it has a stride, or leaves less than two thirds of a map, but not one position."""
-        sides = zip(self.motion.before, self.motion.after, strict=True)
-        shrinks = any(before >= 1.5 * after > 1.5 for before, after in sides)
-        return self.motion.stride != (1, 1) or shrinks or self.motion.skips
-
 
 class Trace:
-    """What the logits depend on in a recorded forward pass of 32x32 images.
+    """What the logits depend on in a recorded forward pass.
 
     `layers` are in the order in which they ran; a branch whose output is thrown away is left out.
-    `pooling` is the last one that pools a map, `last_map`, to one position. It is None if the
-    network ends otherwise; the last map is then that of the last layer.
+    `pooling` is the one that pools the map with the largest field, `last_map`, to one position. It
+    is None if there is none; the last map is then that of the last layer.
     """
 
-    def __init__(self, recording: Recording, model: nn.Module):
-        self.recording, self.positions = recording, Positions(recording)
-        self._learned = set(map(memory, model.parameters()))
+    def __init__(self, recording: Recording, network: nn.Module):
+        steps = recording.live_steps()
+        self.recording, self.positions = recording, Positions(recording.images, steps)
+        self._learned = set(map(memory, network.parameters()))
         self._fields = {memory(recording.images): Field()}
-        steps = zip(recording.steps, self.positions.motions, recording.is_live(), strict=True)
-        followed = [self._follow(i, *step) for i, (*step, is_live) in enumerate(steps) if is_live]
-        self.layers = _with_blocks([layer for layer in followed if layer])
-        maps = [layer for layer in self.layers if 1 not in layer.motion.after]
-        self.pooling = next((x for x in reversed(self.layers) if x.pools_globally), None)
+        layers = map(self._follow, steps, self.positions.motions)
+        self.layers = _with_blocks([layer for layer in layers if layer])
+        pooling = [layer for layer in reversed(self.layers) if layer.pools_globally]
+        self.pooling = max(pooling, key=lambda layer: min(layer.before.rf), default=None)
+        self.last_map = recording.images
         if self.pooling:
-            self.last_map = self._source(recording.steps[self.pooling.step], self.pooling.motion)
-        else:
-            self.last_map = recording.steps[maps[-1].step].outputs[0] if maps else recording.images
+            known = filter(self.positions.has, self.pooling.step.inputs)
+            self.last_map = max(known, key=lambda x: min(self.positions.size(x)))
+        elif self.layers:
+            self.last_map = self.layers[-1].step.outputs[0]
 
-    def _source(self, step: Step, motion: Motion) -> Tensor:
-        known = filter(self.positions.has, step.inputs)
-        return next(x for x in known if self.positions.size(x) == motion.before)
-
-    def _follow(self, number: int, step: Step, motion: Motion | None) -> Layer | None:
+    def _follow(self, step: Step, motion: Motion | None) -> Layer | None:
         """The layer that `step` is, if it is one."""
         if not self._learned.isdisjoint(map(memory, step.inputs)):
             self._learned.update(map(memory, step.outputs))
         if not motion:
             return None
         fields = [self._fields[memory(x)] for x in step.inputs if memory(x) in self._fields]
-        before = Field(
-            *(_larger(*pairs) for pairs in zip(*((f.rf, f.jump) for f in fields), strict=True))
-        )
+        before = Field(_larger(*(x.rf for x in fields)), _larger(*(x.jump for x in fields)))
         after = before.after(motion)
         self._fields.update((memory(x), after) for x in step.outputs)
         groups, in_channels, is_learned = 1, 0, True
         if step.op == "convolution":
             weight, groups = step.args[1], step.args[8]
             in_channels, is_learned = weight.shape[1] * groups, memory(weight) in self._learned
-        layer = Layer(
-            step.module, step.op, motion, groups, in_channels, is_learned, before, after, number
-        )
-        acts = layer.is_spatial or layer.is_pointwise or layer.is_convolution or layer.is_maximum
-        return (
-            layer if motion.before != (1, 1) and (acts or motion.before != motion.after) else None
-        )
+        weights = (groups, in_channels, is_learned)
+        layer = Layer(step.module, step.op, motion, *weights, before, after, step)
+        moves = layer.is_spatial or layer.is_maximum or motion.before != motion.after
+        is_product = layer.is_convolution or layer.is_pointwise
+        return layer if (moves or is_product) and motion.before != (1, 1) else None
+
+    @property
+    def size(self) -> Pair:
+        """Height and width of the last map."""
+        return self.positions.size(self.last_map)
 
     @property
     def tally(self) -> list[Layer]:
         """The layers that form the receptive field of the last map."""
-        last = self.pooling.step if self.pooling else len(self.recording.steps)
-        return [x for x in self.layers if x.step < last and 1 not in x.motion.after]
-
-    @property
-    def last_map_size(self) -> Pair:
-        return self.positions.size(self.last_map)
+        end = self.layers.index(self.pooling) if self.pooling else None
+        return [x for x in self.layers[:end] if 1 not in x.motion.after]
 
     @property
     def receptive_field(self) -> int:
         """By the tally, in pixels; the smaller of height and width."""
-        return min(self._fields.get(memory(self.last_map), Field()).rf)
+        return min(self._fields[memory(self.last_map)].rf)
 
 
 def _larger(*pairs: Pair) -> Pair:
@@ -170,66 +168,27 @@ def _larger(*pairs: Pair) -> Pair:
 
 
 def _with_blocks(layers: list[Layer]) -> list[Layer]:
-    """The layers with their block: 2 for "c2a.dw", but 1 if any layer of C1 runs later.
+    """The layers with their block: 2 for "c2a.dw", but 1 if a layer of C1 runs later.
 
     A layer outside of the named blocks belongs to the block that ran before it. In a network
     without such names, a block begins with each 3x3 stride-2 convolution.
     """
     names = [re.search(r"(?:^|\.)c([1-4])(?!\d)", layer.name) for layer in layers]
     numbers = [int(name[1]) if name else 0 for name in names]
-    blocks = []
-    for index, number in enumerate(numbers):
-        later = [n for n in numbers[index:] if n]
-        before = blocks[-1] if blocks else 1
-        if any(numbers):
-            blocks.append(min(later) if number else before)
-        else:
-            blocks.append(min(4, before + layers[index].is_strided))
-    return [replace(layer, block=block) for layer, block in zip(layers, blocks, strict=True)]
-
-
-def recorded(network: nn.Module, num_classes: int | None = None) -> list[Recording]:
-    """Forward passes of `network`, from `private_copy`, in evaluation mode and in training mode.
-
-    Raises:
-        UserError: a forward pass fails, or does not give logits (B, num_classes).
-    """
-    recordings = []
-    for mode in ("evaluation", "training"):
-        recording = Recording(network, training=mode == "training")
-        logits, error = recording.logits, recording.error
-        is_right = isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == 2
-        if not is_right or num_classes not in (None, logits.shape[1]):
-            images, classes = tuple(recording.images.shape), num_classes or "number of classes"
-            result = (
-                f"shape {tuple(logits.shape)}"
-                if isinstance(logits, Tensor)
-                else type(logits).__name__
-            )
-            found = f"raises {type(error).__name__}: {error}" if error else f"returns {result}"
-            raise UserError(
-                f"the network must return one tensor of logits (2, {classes}) for images {images}, "
-                f"but in {mode} mode it {' '.join(found.split())[:200]}"
-            )
-        recordings.append(recording)
-    return recordings
-
-
-def traces(network: nn.Module) -> list[Trace]:
-    """Of `network`, from `private_copy`: in evaluation mode, and in training mode if it differs.
-
-    Raises:
-        UserError: as `recorded`.
-    """
-    evaluation, training = recorded(network)
-    differs = evaluation.signature() != training.signature()
-    return [Trace(evaluation, network), *([Trace(training, network)] if differs else [])]
+    numbered, block = [], 1
+    for index, layer in enumerate(layers):
+        if not any(numbers):
+            block = min(4, block + layer.is_strided)
+        elif numbers[index]:
+            block = min(number for number in numbers[index:] if number)
+        numbered.append(replace(layer, block=block))
+    return numbered
 
 
 def trace(model: nn.Module) -> list[Layer]:
     """The layers of the forward pass of 32x32 RGB images in evaluation mode."""
     with private_copy(model) as network:
-        return traces(network)[0].layers
+        return Trace(record(network)[0], network).layers
 
 
 def tally_markdown(model: nn.Module) -> str:
@@ -239,7 +198,7 @@ def tally_markdown(model: nn.Module) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     with private_copy(model) as network:
-        layers = traces(network)[0].tally
+        layers = Trace(record(network)[0], network).tally
     for x in layers:
         fields = (x.before.rf, x.after.rf, x.before.jump, x.after.jump)
         figures = map(_side, (x.motion.kernel, x.motion.stride, x.motion.dilation, *fields))
