@@ -4,7 +4,7 @@
     python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto  # the same, spelt out
     python train.py --augment device --compile                             # for a GPU
     python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
-    python train.py --resume                                # continue a run that was stopped
+    python train.py --resume            # continue a run, or draw a finished one's pictures again
     torchrun --nproc_per_node=2 train.py --augment device   # on two GPUs
 
 Leaves a log, checkpoints and pictures in the folder --out (records/names.py lists them).
@@ -35,9 +35,13 @@ from records import names
 from records.files import check_writable, sole_writer
 
 if TYPE_CHECKING:  # main imports them once the flags are checked
+    from torch import Tensor
+
     from data import DeviceBatches, HostBatches
     from inputs.image_data import ImageData
-    from records.run import LogRow
+    from records.checkpoints import Checkpoint
+    from records.run import Config, LogRow
+    from report.tensorboard import Board
     from training.processes import World
     from training.trainer import Trainer
 
@@ -63,8 +67,9 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of the run; an earlier run in it is moved to DIR/archive/",
     )  # fmt: skip
     place.add_argument(
-        "--resume", action="store_true", help="continue the run in --out, with the same flags"
-    )
+        "--resume", action="store_true",
+        help="continue the run in --out, with the same flags; draw a finished one's pictures again",
+    )  # fmt: skip
     place.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
         help="checkpoint of a trained network whose probabilities are targets too",
@@ -143,26 +148,14 @@ def train(
     log: list[LogRow],
 ) -> None:
     """Trains the epochs that are left, adds each to `log` and keeps it; then draws pictures."""
-    from records.checkpoints import load_checkpoint
-    from records.run import continue_run, save_epoch, start_run
-    from report.results import draw_results
+    from records.run import save_epoch
 
-    world, last, best = trainer.world, args.out / names.LAST, None
-    if args.resume:
-        log += trainer.resume(world.from_first(lambda: load_checkpoint(last)), last)
-        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
-    if world.is_first:
-        config = trainer.config(command_line(), vars(args))
-        if args.resume:
-            best = load_checkpoint(args.out / names.BEST)
-            config = continue_run(args.out, config, log)
-        elif archived := start_run(args.out, config):
-            print(f"the earlier run in {args.out} is now in {archived}", flush=True)
-        board = None
-        if args.tensorboard:
-            from report.tensorboard import Board
+    world, board = trainer.world, None
+    config, best = prepare(args, trainer, log)
+    if world.is_first and args.tensorboard:
+        from report.tensorboard import Board
 
-            board = Board(args.out, len(log))
+        board = Board(args.out, len(log))
     for epoch in range(len(log) + 1, args.epochs + 1):
         row = trainer.run_epoch(epoch, batches)
         is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
@@ -177,10 +170,56 @@ def train(
         print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
         warn_of_a_high_loss(row, trainer)
     if world.is_first:
-        figures = draw_results(args.out, trainer, best, log, next(batches.epoch(1)))
+        draw(args, trainer, best, log, next(batches.epoch(1)), board)
+    print_summary(args, trainer.data.evaluated, log)
+
+
+def prepare(
+    args: argparse.Namespace, trainer: Trainer, log: list[LogRow]
+) -> tuple[Config | None, Checkpoint | None]:
+    """Makes --out ready for the run or, with --resume, adds the epochs of the run there to `log`.
+
+    Returns:
+        In the process that writes, the run's config and its best checkpoint so far.
+    """
+    from constraints.checks import check
+    from records.checkpoints import load_checkpoint, probe_logits
+    from records.run import best_checkpoint, continue_run, start_run
+
+    world, last = trainer.world, args.out / names.LAST
+    if args.resume:
+        checkpoint = world.from_first(lambda: load_checkpoint(last))
+        log += trainer.resume(checkpoint, last)
+        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
+    if not world.is_first:
+        return None, None
+    probe_logits(trainer.network)  # before any epoch is trained, as the check of the constraints
+    config = trainer.config(command_line(), vars(args), check(trainer.network))
+    if args.resume:
+        best = best_checkpoint(args.out, checkpoint, log)
+        return continue_run(args.out, config, log), best
+    if archived := start_run(args.out, config):
+        print(f"the earlier run in {args.out} is now in {archived}", flush=True)
+    return config, None
+
+
+def draw(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    best: Checkpoint,
+    log: list[LogRow],
+    first_batch: tuple[Tensor, Tensor],
+    board: Board | None,
+) -> None:
+    """Writes the tables and pictures of the finished run; says how to do so later if it fails."""
+    from report.results import draw_results
+
+    try:
+        figures = draw_results(args.out, trainer, best, log, first_batch)
         if board:
             board.add_figures(figures, len(log))
-    print_summary(args, trainer.data.evaluated, log)
+    except (UserError, OSError) as error:
+        raise UserError(f"{error}; {how_to_resume(args, trainer.world, log)}") from error
 
 
 def find_learning_rate(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
@@ -234,7 +273,8 @@ def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> 
         return "the first epoch was not finished, so there is nothing to resume"
     command = command_line().removesuffix(" --resume").replace(" --resume ", " ")
     saved = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. " if log else ""
-    return f"{saved}Go on with: {world.command(command)} --resume"
+    what = "Draw the pictures" if len(log) == args.epochs else "Go on"
+    return f"{saved}{what} with: {world.command(command)} --resume"
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:

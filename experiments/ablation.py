@@ -10,6 +10,7 @@ the file away when the recipe itself has changed.
 """
 
 import argparse
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from console.flags import Parser, add_device_flag, as_flags, number, settings_fr
 from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
-from records.evidence import UNCHANGED, AblationRow
+from records.evidence import UNCHANGED, AblationRow, current_commit
 from records.files import check_writable
 
 HOLDOUT = 5000
@@ -85,9 +86,10 @@ def main() -> None:
 
     from data import load
     from experiments.changes import measure
-    from records.tables import read_rows, write_table
+    from records.tables import read_rows, update_rows
     from training.devices import keep_freed_memory, pick_device
 
+    commit = current_commit()
     device = pick_device(args.device)
     data = load(args.dataset, args.data_dir, holdout=HOLDOUT)
     keep_freed_memory()
@@ -102,9 +104,8 @@ def main() -> None:
         recipe = Recipe(epochs=args.epochs, seed=seed, augment="device")
         recipe = changed(recipe, **SETTINGS.get(change, {}))
         row = measure(change, CODE.get(change), recipe, data, device, command_line())
-        args.out.mkdir(parents=True, exist_ok=True)
-        rows = read_rows(table, AblationRow)  # again: another ablation may have written it
-        write_table(table, [*rows, row])
+        row = replace(row, commit=commit)
+        update_rows(table, AblationRow, lambda rows, row=row: [*rows, row])
         print(f"{change}, seed {seed}: {row.val_acc:.2f} %", flush=True)
 
 

@@ -11,6 +11,7 @@ figures are medians over the rounds.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from console.errors import command_line, run
@@ -18,7 +19,7 @@ from console.flags import Parser, add_setting_flags, add_speed_flags
 from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
-from records.evidence import BenchRow
+from records.evidence import BenchRow, current_commit
 from records.files import check_writable
 
 
@@ -67,7 +68,9 @@ def main() -> None:
         f"{torch.__version__}, on {device_description(device)}; {rounds} rounds",
         flush=True,
     )
+    commit = current_commit()
     rows = measure(setup, data, rounds, seconds, command_line())
+    rows = [replace(row, commit=commit) for row in rows]
     print_table(rows)
     args.out.mkdir(parents=True, exist_ok=True)
     archive_earlier_bench(args.out)

@@ -3,7 +3,7 @@
     python -m experiments.record runs/seed0 runs/seed1 runs/seed2
     python update_readme.py                              # and into the README
 
-A run that is there already, with the same seed and the same other flags, is replaced.
+A run that is there already, of the same network with the same flags and seed, is replaced.
 """
 
 import argparse
@@ -29,16 +29,17 @@ def main() -> None:
     args = parse_arguments()
     check_writable(args.results, "--results")
 
-    from records.tables import read_rows, write_table
+    from records.tables import update_rows
 
     path = args.results / names.RECIPES
-    rows = {(row.recipe, row.seed): row for row in read_rows(path, RecipeRow)}
-    for folder in args.runs:
-        row = row_of(folder)
-        rows[row.recipe, row.seed] = row
+    new = {folder: row_of(folder) for folder in args.runs}
+
+    def replaced(rows: list[RecipeRow]) -> list[RecipeRow]:
+        return list({(row.recipe, row.seed): row for row in [*rows, *new.values()]}.values())
+
+    update_rows(path, RecipeRow, replaced)
+    for folder, row in new.items():
         print(f"{folder}: {row.test_acc:.2f} % after {row.epochs} epochs, seed {row.seed}")
-    args.results.mkdir(parents=True, exist_ok=True)
-    write_table(path, list(rows.values()))
 
 
 def row_of(folder: Path) -> RecipeRow:
@@ -58,6 +59,7 @@ def row_of(folder: Path) -> RecipeRow:
         raise UserError(f"{folder} has {len(log)} of {epochs} epochs; finish it with --resume")
     best = load_checkpoint(folder / names.BEST)
     arguments = {k: v for k, v in best.arguments.items() if k != "num_classes"}
+    constraints_kept = "yes" if all(config.constraints.values()) else "no"
     return RecipeRow(
         model=", ".join([best.network, *(f"{name} {value}" for name, value in arguments.items())]),
         params=config.parameters,
@@ -70,6 +72,8 @@ def row_of(folder: Path) -> RecipeRow:
         seconds=round(float(log.seconds.sum()), 1),
         device=config.device,
         command=config.command,
+        commit=config.commit,
+        constraints_kept=constraints_kept if config.constraints else "",
     )
 
 

@@ -1,8 +1,8 @@
 """CIFAR-10 (Krizhevsky, 2009) from its official archive, which is downloaded if needed."""
 
+import shutil
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ MIRRORS = (
 )
 STALL_SECONDS = 30
 LOCK = ".cifar10.lock"  # stays in the folder
+UNFINISHED = ".cifar10.unfinished"  # a folder, which a start that is killed leaves to the next
 
 
 def load(_dataset: str, data_dir: Path) -> ImageData:
@@ -32,9 +33,10 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
     extracted = data_dir / CIFAR10.base_folder
     archive = data_dir / CIFAR10.filename
     try:
-        if not extracted.exists():
+        if not extracted.exists() or (data_dir / UNFINISHED).exists():
             data_dir.mkdir(parents=True, exist_ok=True)
             with FileLock(data_dir / LOCK):  # other processes wait, then find the folder
+                shutil.rmtree(data_dir / UNFINISHED, ignore_errors=True)
                 if not extracted.exists():
                     _fetch(archive, extracted)
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
@@ -66,37 +68,40 @@ def _fetch(archive: Path, folder: Path) -> None:
             f"{archive} is damaged: its md5 is not CIFAR-10's {CIFAR10.tgz_md5}; move it away and "
             "run again to download it"
         )
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent) as scratch:
+    scratch = archive.with_name(UNFINISHED)
+    try:
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
-        (Path(scratch) / folder.name).rename(folder)
+        (scratch / folder.name).rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def download(archive: Path, md5: str) -> None:
     """Downloads `archive` from the first of MIRRORS whose bytes have the checksum `md5`.
 
-    The bytes arrive in a temporary file beside `archive` and take its name only once the
-    checksum holds. A mirror that fails, sends nothing for STALL_SECONDS or sends other bytes
-    gives way to the next.
+    The bytes arrive in the folder UNFINISHED, and beside it only once the checksum holds. A mirror
+    that fails, sends nothing for STALL_SECONDS or sends other bytes gives way to the next.
 
     Raises:
         UserError: all mirrors failed; the message has a line for each, and the ways out.
     """
-    archive.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR")
     downloader = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(), timeout=STALL_SECONDS, chunk_size=1 << 16
     )
-    failures = []
+    scratch, failures = archive.with_name(UNFINISHED), []
     for url in MIRRORS:
         host = urlsplit(url).netloc
         print(f"downloading {archive.name} from {host}", file=sys.stderr)
         try:
-            pooch.retrieve(url, f"md5:{md5}", archive.name, archive.parent, downloader=downloader)
+            pooch.retrieve(url, f"md5:{md5}", archive.name, scratch, downloader=downloader)
+            (scratch / archive.name).rename(archive)
             return
         except (requests.RequestException, OSError, ValueError) as error:
             failures.append(f"  {url}: {_reason(error)}")
             print(f"  {host}: {_reason(error)}", file=sys.stderr)
+    shutil.rmtree(scratch, ignore_errors=True)
     raise UserError(
         "no mirror delivered CIFAR-10:\n"
         + "\n".join(failures)

@@ -1,27 +1,37 @@
 """Checkpoints: writing and reading them, and the trained network in one."""
 
+import copy
 import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from console.errors import UserError
 from model import Normalise, build_network
+from recipe import IMAGE_SIZE
+from records import STRICT
 from records.files import existing, replacing
 from records.tables import validated
+
+PROBE_TOLERANCE = 1e-3  # of the largest logit; other machines and versions of torch differ less
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+ClassName = Annotated[str, Field(pattern=r"^\P{Cc}*$")]  # a terminal obeys control characters
+Channels = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 
 
 @dataclass(frozen=True)
 class TrainingState:
     """What a checkpoint has besides its network so that training can be resumed."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    __pydantic_config__ = STRICT
 
     settings: dict[str, Any]  # which a resumed run must have too
     log: list[dict[str, int | float | None]]  # the finished epochs, rows of `run.LogRow`
@@ -34,17 +44,18 @@ class TrainingState:
 class Checkpoint:
     """All that is needed to use a network, and in last.pt to train it further."""
 
-    __pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # noqa: RUF012
+    __pydantic_config__ = STRICT
 
     network: str  # a key of `recipe.NETWORKS`
     arguments: dict[str, Any]  # of its constructor
     weights: dict[str, Tensor]
-    classes: list[str]
-    mean: list[float]
-    std: list[float]
-    epoch: int
-    test_acc: float | None
-    val_acc: float | None
+    probe: list[float]  # what `probe_logits` gave for the network
+    classes: Annotated[list[ClassName], Field(min_length=2)]
+    mean: Channels
+    std: Channels
+    epoch: Annotated[int, Field(ge=1)]
+    test_acc: Percent | None
+    val_acc: Percent | None
     training: TrainingState | None = None
 
 
@@ -63,8 +74,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if archive.testzip():  # torch.load does not look at the checksums
                 raise zipfile.BadZipFile
         checkpoint = validated(Checkpoint, torch.load(path, map_location="cpu", weights_only=True))
-        if {len(checkpoint.mean), len(checkpoint.std)} != {3} or len(checkpoint.classes) < 2:
-            raise ValueError("a wrong number of channels or of classes")
+        if len(checkpoint.probe) != len(checkpoint.classes):
+            raise ValueError("another number of logits than of classes")
         return checkpoint
     except UserError:
         raise
@@ -79,6 +90,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None
     """Puts the weights of `checkpoint`, which was read from `path`, into `network`."""
     with _other_network_refused(path):
         network.load_state_dict(checkpoint.weights)
+        _compare_probe(network, checkpoint)
 
 
 def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
@@ -89,7 +101,40 @@ def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
             shapes.load_state_dict(checkpoint.weights, assign=True)
         network = build_network(checkpoint.network, **checkpoint.arguments)
         network.load_state_dict(checkpoint.weights)
+        _compare_probe(network, checkpoint)
         return network
+
+
+def probe_logits(network: nn.Module) -> list[float]:
+    """Logits of `network` for a fixed image, in evaluation mode, in float32 on the CPU.
+
+    A network that was edited without changing its parameters gives others.
+
+    Raises:
+        UserError: `network` does not return logits (B, num_classes).
+    """
+    pixels = torch.arange(3 * IMAGE_SIZE**2) ** 2 % 251 / 64 - 2  # the same on every machine
+    probed = copy.deepcopy(network).cpu().eval()
+    with torch.inference_mode():
+        logits = probed(pixels.view(1, 3, IMAGE_SIZE, IMAGE_SIZE))
+    expected = (1, network.arguments["num_classes"])
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"{network.name} in model.py returns {found} for one image; it must return logits, a "
+            f"tensor of shape {expected}"
+        )
+    return logits[0].tolist()
+
+
+def _compare_probe(network: nn.Module, checkpoint: Checkpoint) -> None:
+    saved, computed = torch.tensor(checkpoint.probe), torch.tensor(probe_logits(network))
+    difference = (saved - computed).abs().max().item()
+    if not difference <= PROBE_TOLERANCE * saved.abs().max():  # true for NaN as well
+        raise ValueError(
+            f"its logits for the probe image differ by {difference:.2g}; undo the edit that "
+            "changed what the network computes, or train again"
+        )
 
 
 @contextmanager

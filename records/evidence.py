@@ -1,14 +1,43 @@
 """Columns of the measurements over many runs (`names` lists their files)."""
 
+import os
 import re
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
+from records import STRICT
+
+PROJECT = Path(__file__).resolve().parent.parent
 UNCHANGED = "none"  # the change of an ablation's run that has none
+
+
+def current_commit(project: Path = PROJECT) -> str:
+    """The commit of `project`, with "-dirty" if its code differs from that.
+
+    It is `git describe --always`, and "" outside a repository. Other files than code, such as
+    the results themselves, do not make it dirty.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(project), *arguments]
+        # a repository that contains `project` among other things is not its own
+        environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(project.parent)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("describe", "--always")
+        return commit + "-dirty" * bool(git("status", "--porcelain", "-uno", "--", "*.py"))
+    except OSError:  # git is not installed
+        return ""
 
 
 @dataclass(frozen=True)
 class BenchRow:
     """The speed of one way of training: medians over rounds, the slowest and the fastest round."""
+
+    __pydantic_config__ = STRICT
 
     mode: str
     images_per_second: float
@@ -19,11 +48,17 @@ class BenchRow:
     peak_memory_mb: float  # of the training process, without its workers
     device: str
     command: str
+    commit: str = ""  # see `current_commit`; "" where it is unknown
 
 
 @dataclass(frozen=True)
 class RecipeRow:
-    """A finished run that counts as evidence; accuracies on the test set, in percent."""
+    """A finished run that counts as evidence; accuracies on the test set, in percent.
+
+    `constraints_kept` is "yes" or "no", or "" for runs from before it was recorded.
+    """
+
+    __pydantic_config__ = STRICT
 
     model: str
     params: int
@@ -36,16 +71,21 @@ class RecipeRow:
     seconds: float
     device: str
     command: str
+    commit: str = ""  # see `current_commit`; "" where it is unknown
+    constraints_kept: str = ""
 
     @property
-    def recipe(self) -> str:
-        """The command without the flags that differ between runs of one recipe."""
-        return re.sub(r" --(seed|out)[ =]\S+", "", self.command)
+    def recipe(self) -> tuple:
+        """What runs that differ in their seed alone share: the command and the network."""
+        command = re.sub(r" --(seed|out)[ =]\S+", "", self.command)
+        return command, self.model, self.params, self.mult_adds, self.dataset
 
 
 @dataclass(frozen=True)
 class AblationRow:
     """A run of the recipe with one change, evaluated on held-out training images."""
+
+    __pydantic_config__ = STRICT
 
     change: str  # UNCHANGED for the recipe itself
     epochs: int
@@ -57,11 +97,14 @@ class AblationRow:
     train_loss: float
     device: str
     command: str
+    commit: str = ""  # see `current_commit`; "" where it is unknown
 
 
 @dataclass(frozen=True)
 class Mark:
     """A result of others on CIFAR-10's test set; "?" stands for an unknown figure."""
+
+    __pydantic_config__ = STRICT
 
     who: str
     source: str  # an address

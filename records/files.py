@@ -1,6 +1,7 @@
 """Files that are never seen half written, and folders that one run at a time writes to."""
 
 import os
+import re
 import shlex
 import socket
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from console.errors import UserError
+from records import names
 
 try:
     import fcntl
@@ -20,16 +22,24 @@ LOCK = ".lock"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yields a path beside `path` to write to, and moves that file over `path` at the end.
+
+    Args:
+        durable: whether to wait until the content is on the disk, so that a power failure does
+            not cost the file either.
 
     Raises:
         UserError: it cannot be written; what was at `path` before is still there.
     """
-    beside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield beside
+        if durable:
+            _flush(beside)
         beside.replace(path)
+        if durable:
+            _flush(path.parent)
     except OSError as error:
         kept = f"; the {path.name} from before is kept" if path.exists() else ""
         reason = error.strerror or error if path.parent.exists() else f"{path.parent} is gone"
@@ -39,12 +49,24 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk."""
+    if os.name == "nt":  # which cannot flush what is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Locks `folder`, which is created if needed, against other processes that lock it.
 
     The lock ends with the process, however that ends. Worker processes do not inherit it. The
-    lock file stays in the folder.
+    lock file stays in the folder. What the process that had the lock before was writing when it
+    was killed is removed.
 
     Raises:
         UserError: another process has the lock; the message names it.
@@ -65,11 +87,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:  # a network file system without locks
             pass
+        file.seek(0)
+        if killed := re.match(r"process (\d+) on", file.read()):
+            for place in (".", names.PLOTS, names.TEST_TILES, names.AUGMENTED_TILES):
+                for unfinished in (folder / place).glob(f".*.{killed[1]}.partial.*"):
+                    unfinished.unlink()
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()},", shlex.join(sys.argv), file=file)
         file.flush()
-        for unfinished in folder.rglob(".*.partial.*"):  # left by a process that was killed
-            unfinished.unlink()
         yield
 
 

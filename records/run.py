@@ -6,8 +6,9 @@ and a crash never costs the file that was there before.
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,17 @@ import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
 from console.errors import UserError
-from records import names
-from records.checkpoints import Checkpoint, save_checkpoint
+from records import STRICT, names
+from records.checkpoints import (
+    Channels,
+    Checkpoint,
+    Percent,
+    load_checkpoint,
+    network_of,
+    save_checkpoint,
+)
 from records.files import existing, replacing
-from records.tables import read_table, validated, write_table
+from records.tables import as_table, read_rows, validated, write_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +39,15 @@ class LogRow:
     The other two fields are None, and not columns of the file.
     """
 
+    __pydantic_config__ = STRICT
+
     epoch: int
     train_loss: float
-    train_acc: float
+    train_acc: Percent
     test_loss: float | None = None
-    test_acc: float | None = None
+    test_acc: Percent | None = None
     val_loss: float | None = None
-    val_acc: float | None = None
+    val_acc: Percent | None = None
     lr: float  # at the start of the epoch
     seconds: float  # training and evaluation
     images_per_second: float  # training alone
@@ -55,7 +65,7 @@ class LogRow:
 class Config:
     """What was run, on what; times are local, ISO 8601."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    __pydantic_config__ = STRICT
 
     command: str
     started: str
@@ -68,21 +78,26 @@ class Config:
     test_images: int
     evaluated: str  # a key of names.EVALUATED
     classes: list[str]
-    mean: list[float]
-    std: list[float]
+    mean: Channels
+    std: Channels
     parameters: int
     device: str
     versions: dict[str, str]
+    # empty for runs from before these two were recorded
+    commit: str = ""  # see `evidence.current_commit`; a resume at another commit adds that
+    constraints: dict[str, bool] = field(default_factory=dict)  # whether the network keeps each
 
 
 @dataclass(frozen=True)
 class ClassRow:
     """Precision, recall and F1 of one class, in percent."""
 
+    __pydantic_config__ = STRICT
+
     name: str
-    precision: float  # the share of predictions of this class that are right
-    recall: float  # the share of this class's images that are predicted as such
-    f1: float  # the harmonic mean of both
+    precision: Percent  # the share of predictions of this class that are right
+    recall: Percent  # the share of this class's images that are predicted as such
+    f1: Percent  # the harmonic mean of both
     images: int
 
 
@@ -101,19 +116,48 @@ def start_run(out: Path, config: Config) -> Path | None:
 def continue_run(out: Path, config: Config, log: Sequence[LogRow]) -> Config:
     """Makes `out` ready to continue after `log`; returns `config` with the run's own start."""
     first = read_config(out)
-    config = replace(config, started=first.started, command=first.command)
+    commits = filter(None, dict.fromkeys([*first.commit.split(), config.commit]))
+    config = replace(config, started=first.started, command=first.command, commit=" ".join(commits))
     write_table(out / names.TRAIN_LOG, log)
     write_config(out, config)
     return config
+
+
+def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Checkpoint:
+    """best.pt of the run that `last` continues after `log`.
+
+    If the last epoch is the best one, best.pt is written again: the run may have been killed
+    after last.pt.
+
+    Raises:
+        UserError: best.pt is of another network or epoch than the log's best.
+    """
+    best_row, path = max(log, key=lambda row: row.evaluated_acc), out / names.BEST
+    if best_row.epoch == last.epoch:
+        best = replace(last, training=None)
+        save_checkpoint(path, best)
+        return best
+    best = load_checkpoint(path)
+    same_run = ("network", "arguments", "classes", "mean", "std")
+    expected = {name: getattr(last, name) for name in same_run}
+    expected |= {name: getattr(best_row, name) for name in ("epoch", "test_acc", "val_acc")}
+    for name, value in expected.items():
+        if getattr(best, name) != value:
+            raise UserError(
+                f"{path} is of another run: its {name} is {getattr(best, name)}, not {value}; "
+                "leave out --resume to start anew"
+            )
+    network_of(best, path)
+    return best
 
 
 def save_epoch(
     out: Path, config: Config, log: Sequence[LogRow], checkpoint: Checkpoint, is_best: bool
 ) -> None:
     """Writes the state after the last epoch in `log`, of which `checkpoint` is the network."""
-    if is_best:
-        save_checkpoint(out / names.BEST, replace(checkpoint, training=None))
     save_checkpoint(out / names.LAST, checkpoint)
+    if is_best:  # after last.pt, from which `best_checkpoint` can restore it
+        save_checkpoint(out / names.BEST, replace(checkpoint, training=None))
     write_table(out / names.TRAIN_LOG, log)
     write_config(out, replace(config, updated=now()))
 
@@ -150,17 +194,28 @@ def archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
         folder = out / names.ARCHIVE / f"{folder_name}-{copies}"
     for name in present:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).rename(folder / name)
+        shutil.move(out / name, folder / name)  # which may be on another file system
     return folder
 
 
 def read_log(out: Path) -> pd.DataFrame:
     """The epochs of a run, at least one, with the columns of `LogRow` that it has."""
-    path = out / names.TRAIN_LOG
-    log = read_table(path, LogRow)
-    if not any({f"{name}_loss", f"{name}_acc"} <= set(log) for name in names.EVALUATED):
-        raise UserError(f"{path} has neither test_loss and test_acc nor val_loss and val_acc")
-    return log
+    path = existing(out / names.TRAIN_LOG)
+    try:
+        return as_table(check_log(read_rows(path, LogRow)))
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from error
+
+
+def check_log(rows: list[LogRow]) -> list[LogRow]:
+    """`rows`; ValueError unless they are epochs 1 and so on, all evaluated on the same images."""
+    if not rows or [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
+        raise ValueError("has no epochs, or they are incomplete or out of order")
+    table = as_table(rows)
+    evaluated = any({f"{name}_loss", f"{name}_acc"} <= set(table) for name in names.EVALUATED)
+    if not evaluated or table.isna().any(axis=None):
+        raise ValueError("has neither test_loss and test_acc nor val_loss and val_acc throughout")
+    return rows
 
 
 def evaluated_on(log: pd.DataFrame) -> str:
@@ -169,16 +224,19 @@ def evaluated_on(log: pd.DataFrame) -> str:
 
 
 def write_config(out: Path, config: Config) -> None:
+    text = json.dumps(asdict(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replacing(out / names.CONFIG) as path:
-        path.write_text(json.dumps(asdict(config), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        path.write_text(text, "utf-8", errors="replace")  # a path in a flag may be no UTF-8
 
 
 def read_config(out: Path) -> Config:
     path = out / names.CONFIG
     try:
-        return validated(Config, json.loads(existing(path).read_text("utf-8")))
+        values = json.loads(existing(path).read_text("utf-8"))
+        json.dumps(values, allow_nan=False)  # raises ValueError if it has NaN, which is no JSON
+        return validated(Config, values)
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is unreadable: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is unreadable: {error}") from error
 
 
 def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
@@ -189,8 +247,16 @@ def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> No
 
 
 def read_confusion(out: Path) -> pd.DataFrame:
-    """What `write_confusion` wrote: class names as index and columns."""
-    return pd.read_csv(existing(out / names.CONFUSION_MATRIX), index_col=0)
+    """What `write_confusion` wrote: class names as index and columns; UserError if damaged."""
+    path = existing(out / names.CONFUSION_MATRIX)
+    try:
+        cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).to_numpy()
+        counts = pd.DataFrame(cells[1:, 1:], cells[1:, 0], cells[0, 1:]).astype(int)
+        if list(counts.index) != list(counts.columns) or (counts < 0).any(axis=None):
+            raise ValueError("rows and columns differ, or a count is negative")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is unreadable: {error}") from error
+    return counts
 
 
 def write_class_report(

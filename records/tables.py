@@ -1,12 +1,14 @@
 """CSV tables whose columns are the fields of a dataclass, and validation of what files hold."""
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 import pandas as pd
-from pydantic import TypeAdapter
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
 from console.errors import UserError
 from records.files import existing, replacing
@@ -15,12 +17,16 @@ Row = TypeVar("Row")
 
 
 def validated(kind: type[Row], values: Any) -> Row:
-    """An instance of the dataclass `kind` from the dict `values`.
+    """`values` as an instance of `kind`: a dataclass from a dict, or a list of them.
 
     Raises:
-        ValueError: an entry is missing, unknown or not of its field's type.
+        ValueError: an entry is missing, unknown or not of its field's type; a line says which.
     """
-    return TypeAdapter(kind).validate_python(values)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def as_table(rows: Sequence[Any]) -> pd.DataFrame:
@@ -34,31 +40,35 @@ def write_table(path: Path, rows: Sequence[Any]) -> None:
         as_table(rows).to_csv(beside, index=False, lineterminator="\n")
 
 
-def read_table(path: Path, kind: type) -> pd.DataFrame:
-    """A table of the dataclass `kind` that has a row at least.
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a table as instances of `kind`; none if there is no file.
 
-    Text is read as text; columns of optional fields may be absent.
+    Text is read as text; columns of fields with a default may be absent.
 
     Raises:
-        UserError: the file or a column is missing, or a number is not one.
+        UserError: a column is missing or unknown, or a value is not of its field's type.
     """
-    hints = get_type_hints(kind)
-    dtypes = {name: hint if hint in (int, str) else float for name, hint in hints.items()}
-    try:
-        table = pd.read_csv(existing(path), keep_default_na=False, dtype=dtypes)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is unreadable: {error}") from error
-    optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
-    missing = [name for name in hints if name not in table and name not in optional]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}")
-    if table.empty or table.isna().to_numpy().any():
-        raise UserError(f"{path} has no rows, or a number that is NaN")
-    return table
-
-
-def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a table as instances of `kind`; none if there is no file."""
     if not path.exists():
         return []
-    return [kind(**row) for row in read_table(path, kind).to_dict("records")]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return validated(list[kind], list(csv.DictReader(file, strict=True)))
+    except (ValueError, csv.Error, OSError) as error:
+        raise UserError(f"{path} is unreadable: {error}") from error
+
+
+def read_table(path: Path, kind: type) -> pd.DataFrame:
+    """What `read_rows` reads, as a table; UserError unless it has a row at least."""
+    if rows := read_rows(existing(path), kind):
+        return as_table(rows)
+    raise UserError(f"{path} has no rows")
+
+
+def update_rows(path: Path, kind: type[Row], change: Callable[[list[Row]], list[Row]]) -> None:
+    """Writes what `change` makes of the rows of a table.
+
+    Of several processes that do so, one waits for the other, so that no row is lost.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        write_table(path, change(read_rows(path, kind)))

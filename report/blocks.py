@@ -65,14 +65,14 @@ def results_table(run: FinishedRun) -> str:
         "Last train accuracy": f"{log.train_acc[last]:.2f} % (on augmented images)",
         "Last train loss": f"{log.train_loss[last]:.4f}",
         "Parameters": f"{config.parameters:,}",
-        "Data set": f"{config.dataset}: {config.train_images:,} training and "
+        "Data set": f"{escaped(config.dataset)}: {config.train_images:,} training and "
         f"{config.test_images:,} {run.evaluated} images, {len(config.classes)} classes",
-        "Device": config.device,
+        "Device": escaped(config.device),
         "Training time": f"{log.seconds.sum() / 60:.1f} min for {len(log)} epochs",
-        "Command": config.command,
-        "Updated": config.updated,
+        "Command": escaped(config.command),
+        "Updated": escaped(config.updated),
     }
-    lines = [row(name, escaped(value)) for name, value in rows.items()]
+    lines = [row(name, value) for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
@@ -80,8 +80,20 @@ def plots(run: FinishedRun) -> str:
     accuracy = run.image(names.ACCURACY_CURVES, "Accuracy by epoch", 400)
     loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
     confusion = run.image(names.CONFUSION_PLOT, "Confusion matrix", 400)
-    read_confusion(run.results)
+    check_confusion(run)
     return f"{accuracy} {loss}\n\n{confusion}"
+
+
+def check_confusion(run: FinishedRun) -> None:
+    """Raises UserError if the confusion matrix has another accuracy than the log's best epoch."""
+    counts, logged = read_confusion(run.results).to_numpy(), run.log[f"{evaluated_on(run.log)}_acc"]
+    accuracy = 100 * counts.trace() / counts.sum()
+    # a device may round logits otherwise the second time, and so decide an image otherwise
+    if not abs(accuracy - logged.max()) <= 0.1 + 100 / counts.sum():
+        raise UserError(
+            f"{run.results / names.CONFUSION_MATRIX} has an accuracy of {accuracy:.2f} %, and "
+            f"{names.TRAIN_LOG} a best one of {logged.max():.2f} %; they are of different runs"
+        )
 
 
 def class_table(run: FinishedRun) -> str:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from constraints.checks import MAX_PARAMETERS
 from records import names
 from records.evidence import UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow
-from records.tables import read_rows, read_table
+from records.tables import as_table, read_rows, read_table
 from report.markdown import escaped, heading, row
 
 
 def recipes_table(results: Path) -> str | None:
     """The runs that experiments.record collected, a row per recipe, and results of others."""
-    if not (results / names.RECIPES).is_file():
+    rows = read_rows(results / names.RECIPES, RecipeRow)
+    if not rows:
         return None
     lines = [
         heading(
@@ -22,9 +22,8 @@ def recipes_table(results: Path) -> str | None:
             *("top-1, last epoch:", "best epoch:", "runs:"),
         )
     ]
-    runs = read_table(results / names.RECIPES, RecipeRow)
-    runs["recipe"] = [each.recipe for each in read_rows(results / names.RECIPES, RecipeRow)]
-    for _, group in runs.groupby(["recipe", "params", "dataset"], sort=False):
+    runs = as_table(rows).assign(recipe=[each.recipe for each in rows])
+    for _, group in runs.groupby("recipe", sort=False):
         run = group.iloc[0]
         model = run.model if run.dataset == "cifar10" else f"{run.model}, on {run.dataset}"
         lines.append(
@@ -32,7 +31,7 @@ def recipes_table(results: Path) -> str | None:
                 f"**{escaped(model)}**",
                 f"{run.params:,}",
                 f"{run.mult_adds / 1e6:.1f} M",
-                "yes" if run.params < MAX_PARAMETERS else "no",
+                run.constraints_kept or "not recorded",
                 run.epochs,
                 f"**{mean_and_spread(group.test_acc)}**",
                 f"{group.best_test_acc.mean():.2f}",

@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,11 +10,15 @@ from records.files import existing
 
 
 def escaped(text: str) -> str:
-    """`text` for a table cell: it is shown as it is, whatever markup it contains."""
-    result = html.escape(text, quote=False)
-    for character in "|`[]":
-        result = result.replace(character, f"&#{ord(character)};")
-    return " ".join(result.splitlines())
+    """`text` for a table cell: it is shown as it is, whatever markup or addresses it contains."""
+    # GitHub looks for e-mail addresses after it has replaced entities, so a comment splits them
+    return _without_markup(text).replace("@", "@<!-- -->")
+
+
+def _without_markup(text: str) -> str:
+    quoted = html.escape(" ".join(text.splitlines()), quote=False)
+    markup = r"[\\`*_~|$\[\]]|:(?=//)|(?<=www)\."
+    return re.sub(markup, lambda found: f"&#{ord(found[0])};", quoted, flags=re.IGNORECASE)
 
 
 def row(*cells: object) -> str:
@@ -30,5 +35,5 @@ def image(path: Path, readme_folder: Path, alt: str, width: int) -> str:
     """An `<img>` of the file `path` for a README in `readme_folder`; UserError if it is missing."""
     relative = os.path.relpath(existing(path).resolve(), readme_folder)
     url = quote(Path(relative).as_posix())
-    quoted = escaped(alt).replace('"', "&quot;")
+    quoted = _without_markup(alt).replace('"', "&quot;")
     return f'<img src="{url}" alt="{quoted}" width="{width}">'

@@ -144,7 +144,8 @@ def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> No
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         text = PngInfo()
         text.add_itxt(TITLE, caption)
-        with replacing(folder / names.tile_name(index, caption)) as path:
+        # as all pictures, they can be drawn again, so nothing waits until they are on the disk
+        with replacing(folder / names.tile_name(index, caption), durable=False) as path:
             tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
             tile.save(path, pnginfo=text)
 
@@ -161,7 +162,7 @@ def _shortened(name: str) -> str:
 
 def _save(figure: Figure, path: Path) -> Figure:
     path.parent.mkdir(exist_ok=True)
-    with replacing(path) as beside, warnings.catch_warnings():
+    with replacing(path, durable=False) as beside, warnings.catch_warnings():
         # letters of a class name that matplotlib's font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(beside)

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import multiprocessing
 import pickle
 import socket
 import tarfile
@@ -196,3 +197,27 @@ def test_a_damaged_extracted_file_is_refused(miniature, tmp_path):
     run_script("train", "--data-dir", tmp_path, "--out", tmp_path / "out").assert_refused(
         str(tmp_path / CIFAR10.base_folder), "damaged"
     )
+
+
+def stall_while_unpacking(folder: Path, unpacking) -> None:
+    def extractall(_tar, path, **_):
+        Path(path, "half").mkdir(parents=True)
+        unpacking.set()
+        time.sleep(60)
+
+    tarfile.TarFile.extractall = extractall
+    load("cifar10", folder)
+
+
+def test_what_a_killed_start_leaves_is_removed_by_the_next(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10, "MIRRORS", (f"{server}/whole",))
+    fork = multiprocessing.get_context("fork")
+    unpacking = fork.Event()
+    process = fork.Process(target=stall_while_unpacking, args=(tmp_path, unpacking))
+    process.start()
+    assert unpacking.wait(60)
+    process.kill()
+    process.join()
+    assert left_in(tmp_path) == sorted([CIFAR10.filename, cifar10.UNFINISHED])
+    load("cifar10", tmp_path)
+    assert left_in(tmp_path) == [CIFAR10.base_folder, CIFAR10.filename]

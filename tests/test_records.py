@@ -102,7 +102,7 @@ def test_confusion_matrix_with_awkward_class_names(tmp_path):
 def checkpoint() -> Checkpoint:
     weights = {"fc.weight": torch.randn(3, 4)}
     arguments = {"num_classes": 3, "width": 1.0}
-    figures = (list(CLASSES), [0.5] * 3, [0.2] * 3, 7, 88.5, None)
+    figures = ([1.0, 2.0, 3.0], list(CLASSES), [0.5] * 3, [0.2] * 3, 7, 88.5, None)
     return Checkpoint("Net", arguments, weights, *figures)
 
 

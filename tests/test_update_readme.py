@@ -228,11 +228,12 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
     runs = [
         RecipeRow(
             model=f"width {width}", epochs=25, seed=seed, test_acc=accuracy,
-            best_test_acc=accuracy + 1, seconds=60.0, **shared,
+            best_test_acc=accuracy + 1, seconds=60.0, constraints_kept=kept, **shared,
             command=f"python train.py --width {width}{flags} --seed {seed} --out runs/{seed}",
         )
-        for width, seed, accuracy, flags in (
-            (1, 0, 88.0, ""), (1, 1, 89.0, ""), (1, 1, 50.0, " --lr 0.1"), (1.5, 0, 90.0, "")
+        for width, seed, accuracy, flags, kept in (
+            (1, 0, 88.0, "", "yes"), (1, 1, 89.0, "", "yes"), (1, 1, 50.0, " --lr 0.1", "no"),
+            (1.5, 0, 90.0, "", ""),
         )
     ]  # fmt: skip
     marks = [
@@ -242,8 +243,8 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
     write_table(repo / "my results#1" / names.MARKS, marks)
     text = readme_with(repo, names.RECIPES, runs)
     assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **88.50 ± 0.71** | 89.50 | 2 |" in text
-    assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **50.00** | 51.00 | 1 |" in text
-    assert "| **width 1.5** | 84,322 | 13.7 M | yes | 25 | **90.00** | 91.00 | 1 |" in text
+    assert "| **width 1** | 84,322 | 13.7 M | no | 25 | **50.00** | 51.00 | 1 |" in text
+    assert "| **width 1.5** | 84,322 | 13.7 M | not recorded | 25 | **90.00** | 91.00 | 1 |" in text
     assert "| [theirs](https://example.org) | 1,000 | ? | no | 200 | 94.4 |  |  |" in text
     assert "| &lt;nobody's&gt; | 1,000 | 41 M | yes | ? | 85 |  |  |" in text
 

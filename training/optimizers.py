@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from recipe import Recipe
 from training.muon import Muon
@@ -53,6 +54,32 @@ class Together:
         for optimizer in self.optimizers:
             optimizer.step()
         return True
+
+
+def restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Loads the `saved` state, of an optimizer that has taken a step, into one that has not.
+
+    It changes the parameters, which are to be loaded afterwards.
+
+    Raises:
+        ValueError: `saved` has other settings or tensors of other shapes, or is not finite.
+            Optimizers raise other errors for content that is no state at all.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # after which it has a state, to compare `saved` with
+    expected = tree_map(_described, optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    restored = tree_map(_described, optimizer.state_dict())
+    for group in (*expected["param_groups"], *restored["param_groups"]):
+        del group["lr"]  # which follows the schedule
+    if restored != expected:
+        raise ValueError("an optimizer's state that does not fit the network")
+
+
+def _described(value: Any) -> Any:
+    return (value.shape, value.isfinite().all().item()) if isinstance(value, Tensor) else value
 
 
 def linear_schedule(step: int, steps: int, recipe: Recipe) -> float:

@@ -21,16 +21,18 @@ from tqdm import tqdm
 
 from console.errors import UserError
 from console.flags import as_flags
-from constraints.trace import trace
+from constraints.checks import Check
 from data import DeviceBatches, HostBatches, as_tensor
 from inputs.augment import batch_seed
 from inputs.image_data import ImageData
 from model import Normalise, count_parameters
 from recipe import Recipe
-from records.checkpoints import Checkpoint, TrainingState, load_weights
-from records.run import Config, LogRow, now
+from records.checkpoints import Checkpoint, TrainingState, load_weights, probe_logits
+from records.evidence import current_commit
+from records.run import Config, LogRow, check_log, now
+from records.tables import validated
 from training.devices import device_description, training_precision
-from training.optimizers import Together, linear_schedule, make_optimizers
+from training.optimizers import Together, linear_schedule, make_optimizers, restore
 from training.processes import ALONE, World
 
 STATISTICS_BATCHES = 20  # of an epoch's last ones, from which batch-norm statistics are computed
@@ -94,7 +96,7 @@ class Trainer:
             self.training_logits = torch.compile(self.training_logits, mode=mode, dynamic=False)
         self.settings = {
             **as_flags(recipe),
-            "network": hashlib.sha256(f"{network} {trace(network)}".encode()).hexdigest()[:12],
+            "network": hashlib.sha256(str(network).encode()).hexdigest()[:12],
             "data set": data.fingerprint[:12],
         }  # which a resumed run must share
 
@@ -197,7 +199,7 @@ class Trainer:
         parts = [self.logits(images.to(self.device)).softmax(1).cpu() for images in batches]
         return torch.cat(parts).numpy()
 
-    def config(self, command: str, flags: dict[str, Any]) -> Config:
+    def config(self, command: str, flags: dict[str, Any], checks: list[Check]) -> Config:
         """What is run, on what, as of now."""
         data, processes = self.data, self.world.size
         packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
@@ -219,6 +221,8 @@ class Trainer:
             parameters=count_parameters(self.network),
             device=device_description(self.device) + f", {processes} processes" * (processes > 1),
             versions={"python": platform.python_version(), **versions},
+            commit=current_commit(),
+            constraints={each.constraint: each.passed for each in checks},
         )
 
     def checkpoint(self, log: list[LogRow]) -> Checkpoint:
@@ -228,6 +232,7 @@ class Trainer:
             network=self.network.name,
             arguments=dict(self.network.arguments),
             weights={name: tensor.cpu().clone() for name, tensor in weights.items()},
+            probe=probe_logits(self.network),
             classes=list(self.data.classes),
             mean=list(self.data.mean),
             std=list(self.data.std),
@@ -259,18 +264,20 @@ class Trainer:
                 "flags, or leave out --resume to start anew"
             )
         try:
-            load_weights(self.network, checkpoint, path)
             for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
-                optimizer.load_state_dict(saved)
+                restore(optimizer, saved)
+            load_weights(self.network, checkpoint, path)
             if state.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state.scaler)
             self.steps_taken = state.step
             skipped = checkpoint.epoch * self.steps_per_epoch - state.step
             if skipped < 0 or (skipped and not state.scaler):
                 raise ValueError("a step of another epoch than the network's")
-            if len(state.log) != checkpoint.epoch:
+            log = check_log(validated(list[LogRow], state.log))
+            logged = (log[-1].epoch, log[-1].test_acc, log[-1].val_acc)
+            if logged != (checkpoint.epoch, checkpoint.test_acc, checkpoint.val_acc):
                 raise ValueError("a log of other epochs than the network's")
-            return [LogRow(**row) for row in state.log]
+            return log
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
 
