@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     place.add_argument(
         "--resume", action="store_true",
-        help="continue the run in --out, with the same flags; of a finished run, draw the pictures",
+        help="continue the run in --out, with the same flags; draw a finished one's pictures again",
     )  # fmt: skip
     place.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
@@ -111,24 +111,22 @@ def main() -> None:
         check_batch_size(recipe.batch_size, len(data.train_labels), world.size)
         join(world, device)  # after a download, for which others wait no longer than TIMEOUT
         batches = training_batches(data, recipe, device, args.workers, world.local_size)
-        trainer, constraints = make_trainer(args, recipe, data, device, world)
+        trainer = make_trainer(args, recipe, data, device, world)
         with sole_writer(args.out) if world.is_first else nullcontext():
             if args.find_lr:
                 find_learning_rate(args.out / names.RANGE_TEST, trainer, batches)
             else:
-                train(args, trainer, batches, log, constraints)
+                train(args, trainer, batches, log)
         world.wait_for_all()  # until the first one has drawn the pictures
 
 
 def make_trainer(
     args: argparse.Namespace, recipe: Recipe, data: ImageData, device: torch.device, world: World
-) -> tuple[Trainer, dict[str, bool]]:
-    """A trainer of a new network, and which constraints this network keeps."""
+) -> Trainer:
+    """A trainer of a new network."""
     import torch
 
-    from constraints.checks import check
     from model import build_network, count_parameters
-    from records.checkpoints import probe_logits
     from training.devices import device_description
     from training.distillation import distillation, fingerprint, load_teacher
     from training.find_lr import rising_schedule
@@ -137,8 +135,6 @@ def make_trainer(
 
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-    probe_logits(network)  # a network that returns anything else than logits is refused
-    constraints = {each.constraint: each.passed for each in check(network)}
     network.to(device, memory_format=torch.channels_last)
     teacher = load_teacher(args.teacher, data) if args.teacher else None
     if teacher:
@@ -154,11 +150,10 @@ def make_trainer(
         schedule=rising_schedule if args.find_lr else linear_schedule,
     )
     trainer.settings["teacher"] = fingerprint(teacher) if teacher else None
-    kept = f"{sum(constraints.values())} of {len(constraints)} constraints kept"
-    parameters = f"{count_parameters(network):,} parameters, {kept}"
+    parameters = f"{count_parameters(network):,} parameters"
     print(f"network: {parameters}, on {device_description(device)}")
     print(f"learning rate: {explained_peak(recipe)}", flush=True)
-    return trainer, constraints
+    return trainer
 
 
 def train(
@@ -166,14 +161,12 @@ def train(
     trainer: Trainer,
     batches: HostBatches | DeviceBatches,
     log: list[LogRow],
-    constraints: dict[str, bool],
 ) -> None:
     """Trains the epochs that are left, adds each to `log` and keeps it; then draws pictures."""
     from records.run import save_epoch
 
-    world = trainer.world
-    config, best = start(args, trainer, log, constraints)
-    board = None
+    world, board = trainer.world, None
+    config, best = prepare(args, trainer, log)
     if world.is_first and args.tensorboard:
         from report.tensorboard import Board
 
@@ -196,30 +189,36 @@ def train(
     print_summary(args, trainer.data.evaluated, log)
 
 
-def start(
-    args: argparse.Namespace, trainer: Trainer, log: list[LogRow], constraints: dict[str, bool]
+def prepare(
+    args: argparse.Namespace, trainer: Trainer, log: list[LogRow]
 ) -> tuple[Config | None, Checkpoint | None]:
-    """Makes --out ready for the run or, with --resume, adds the epochs of its run to `log`.
+    """Makes --out ready for the run or, with --resume, adds the epochs of the run there to `log`.
 
     Returns:
-        The run's config and best checkpoint, in the process that writes them.
+        In the process that writes, the run's config and its best checkpoint so far.
     """
-    from records.checkpoints import load_checkpoint
+    from constraints.checks import check
+    from records.checkpoints import load_checkpoint, probe_logits
     from records.run import best_checkpoint, continue_run, start_run
 
-    world, last, config, best = trainer.world, args.out / names.LAST, None, None
+    world, last = trainer.world, args.out / names.LAST
     if args.resume:
         checkpoint = world.from_first(lambda: load_checkpoint(last))
         log += trainer.resume(checkpoint, last)
         print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
-    if world.is_first:
-        config = trainer.config(command_line(), vars(args), constraints)
-        if args.resume:
-            best = best_checkpoint(args.out, checkpoint, log)
-            config = continue_run(args.out, config, log)
-        elif archived := start_run(args.out, config):
-            print(f"the earlier run in {args.out} is now in {archived}", flush=True)
-    return config, best
+    if not world.is_first:
+        return None, None
+    probe_logits(trainer.network)  # before any epoch is trained, as the check of the constraints
+    checks = check(trainer.network)
+    if broken := ", ".join(each.constraint for each in checks if not each.passed):
+        print_error(f"warning: the network breaks constraints ({broken}); see python model.py")
+    config = trainer.config(command_line(), vars(args), checks)
+    if args.resume:
+        best = best_checkpoint(args.out, checkpoint, log)
+        return continue_run(args.out, config, log), best
+    if archived := start_run(args.out, config):
+        print(f"the earlier run in {args.out} is now in {archived}", flush=True)
+    return config, None
 
 
 def draw(
@@ -291,10 +290,9 @@ def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> 
     if not (log or args.resume):
         return "the first epoch was not finished, so there is nothing to resume"
     command = command_line().removesuffix(" --resume").replace(" --resume ", " ")
-    saved, on = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. ", "Go on"
-    if len(log) == args.epochs:
-        saved, on = f"all {args.epochs} epochs are saved in {args.out}. ", "Draw the pictures"
-    return f"{saved if log else ''}{on} with: {world.command(command)} --resume"
+    saved = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. " if log else ""
+    what = "Draw the pictures" if len(log) == args.epochs else "Go on"
+    return f"{saved}{what} with: {world.command(command)} --resume"
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:

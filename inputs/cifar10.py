@@ -3,8 +3,6 @@
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,8 +24,8 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
 STALL_SECONDS = 30
-# in the data folder: a lock, and what a process that was killed may leave half done
-LOCK, UNFINISHED = ".cifar-10.lock", ".cifar-10-unfinished"
+LOCK = ".cifar10.lock"  # stays in the folder
+UNFINISHED = ".cifar10.unfinished"  # a folder, which a start that is killed leaves to the next
 
 
 def load(_dataset: str, data_dir: Path) -> ImageData:
@@ -35,10 +33,12 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
     extracted = data_dir / CIFAR10.base_folder
     archive = data_dir / CIFAR10.filename
     try:
-        if not extracted.exists():
+        if not extracted.exists() or (data_dir / UNFINISHED).exists():
             data_dir.mkdir(parents=True, exist_ok=True)
-            with FileLock(data_dir / LOCK):  # others wait, and then find what this one provides
-                provide(extracted, archive)
+            with FileLock(data_dir / LOCK):  # other processes wait, then find the folder
+                shutil.rmtree(data_dir / UNFINISHED, ignore_errors=True)
+                if not extracted.exists():
+                    _fetch(archive, extracted)
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
     except RuntimeError as error:  # torchvision: a file is missing or fails its md5
         raise UserError(
@@ -59,14 +59,8 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
     )
 
 
-def provide(extracted: Path, archive: Path) -> None:
-    """Unpacks `archive`, which is downloaded if needed; `extracted` is there whole or not at all.
-
-    For one process at a time.
-    """
-    shutil.rmtree(archive.with_name(UNFINISHED), ignore_errors=True)
-    if extracted.exists():
-        return
+def _fetch(archive: Path, folder: Path) -> None:
+    """Unpacks `archive`, which is downloaded if needed, to `folder`: whole or not at all."""
     if not archive.exists():
         download(archive, CIFAR10.tgz_md5)
     elif not check_integrity(str(archive), CIFAR10.tgz_md5):
@@ -74,28 +68,20 @@ def provide(extracted: Path, archive: Path) -> None:
             f"{archive} is damaged: its md5 is not CIFAR-10's {CIFAR10.tgz_md5}; move it away and "
             "run again to download it"
         )
-    with _unfinished(archive) as scratch, tarfile.open(archive) as tar:
-        tar.extractall(scratch, filter="data")
-        (scratch / extracted.name).rename(extracted)
-
-
-@contextmanager
-def _unfinished(archive: Path) -> Iterator[Path]:
-    """A folder beside `archive` that is removed at the end."""
-    folder = archive.with_name(UNFINISHED)
-    folder.mkdir(parents=True, exist_ok=True)
+    scratch = archive.with_name(UNFINISHED)
     try:
-        yield folder
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")
+        (scratch / folder.name).rename(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def download(archive: Path, md5: str) -> None:
     """Downloads `archive` from the first of MIRRORS whose bytes have the checksum `md5`.
 
-    The bytes arrive in a temporary folder beside `archive` and take its name only once the
-    checksum holds. A mirror that fails, sends nothing for STALL_SECONDS or sends other bytes
-    gives way to the next.
+    The bytes arrive in the folder UNFINISHED, and beside it only once the checksum holds. A mirror
+    that fails, sends nothing for STALL_SECONDS or sends other bytes gives way to the next.
 
     Raises:
         UserError: all mirrors failed; the message has a line for each, and the ways out.
@@ -104,18 +90,18 @@ def download(archive: Path, md5: str) -> None:
     downloader = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(), timeout=STALL_SECONDS, chunk_size=1 << 16
     )
-    failures = []
+    scratch, failures = archive.with_name(UNFINISHED), []
     for url in MIRRORS:
         host = urlsplit(url).netloc
-        print(f"downloading {archive.name} from {host}", flush=True)
+        print(f"downloading {archive.name} from {host}", file=sys.stderr)
         try:
-            with _unfinished(archive) as folder:
-                pooch.retrieve(url, f"md5:{md5}", archive.name, folder, downloader=downloader)
-                (folder / archive.name).rename(archive)
+            pooch.retrieve(url, f"md5:{md5}", archive.name, scratch, downloader=downloader)
+            (scratch / archive.name).rename(archive)
             return
         except (requests.RequestException, OSError, ValueError) as error:
             failures.append(f"  {url}: {_reason(error)}")
             print(f"  {host}: {_reason(error)}", file=sys.stderr)
+    shutil.rmtree(scratch, ignore_errors=True)
     raise UserError(
         "no mirror delivered CIFAR-10:\n"
         + "\n".join(failures)

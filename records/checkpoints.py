@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from console.errors import CONTROL_CHARACTERS, UserError
+from console.errors import UserError
 from model import build_network
 from recipe import IMAGE_SIZE
 from records import STRICT
@@ -23,6 +23,7 @@ from records.tables import validated
 PROBE_TOLERANCE = 1e-3  # of the largest logit; other machines and versions of torch differ less
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+ClassName = Annotated[str, Field(pattern=r"^\P{Cc}*$")]  # a terminal obeys control characters
 Channels = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 
 
@@ -49,7 +50,7 @@ class Checkpoint:
     arguments: dict[str, Any]  # of its constructor
     weights: dict[str, Tensor]
     probe: list[float]  # what `probe_logits` gave for the network
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: Annotated[list[ClassName], Field(min_length=2)]
     mean: Channels
     std: Channels
     epoch: Annotated[int, Field(ge=1)]
@@ -71,8 +72,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     _check_archive(path)
     try:
         checkpoint = validated(Checkpoint, torch.load(path, map_location="cpu", weights_only=True))
-        if any(map(CONTROL_CHARACTERS.search, checkpoint.classes)):
-            raise ValueError("control characters in a class name")
         if len(checkpoint.probe) != len(checkpoint.classes):
             raise ValueError("another number of logits than of classes")
         return checkpoint

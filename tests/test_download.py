@@ -8,6 +8,7 @@ import socket
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +90,6 @@ def server(miniature):
         httpd.shutdown()
 
 
-def left_in(folder: Path) -> list[str]:
-    """The names in `folder` but that of the lock, which stays."""
-    return sorted(path.name for path in folder.iterdir() if path.name != cifar10.LOCK)
-
-
 def closed_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -108,6 +104,10 @@ FAILURES = {
 }
 
 
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != cifar10.LOCK)
+
+
 def test_download_and_load(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "MIRRORS", (f"{server}/whole",))
     data = load("cifar10", tmp_path / "new")
@@ -118,6 +118,21 @@ def test_download_and_load(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cifar10, "MIRRORS", ())  # the second time nothing is downloaded
     assert load("cifar10", tmp_path / "new").fingerprint == data.fingerprint
+
+
+def test_two_first_starts_at_once_download_once(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10, "MIRRORS", (f"{server}/whole",))
+    downloads, download = [], cifar10.download
+
+    def counted(*args):
+        downloads.append(args)
+        download(*args)
+
+    monkeypatch.setattr(cifar10, "download", counted)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: load("cifar10", tmp_path / "new"), range(2))
+    assert one.fingerprint == other.fingerprint
+    assert len(downloads) == 1
 
 
 @pytest.mark.parametrize("path", FAILURES)
@@ -184,38 +199,25 @@ def test_a_damaged_extracted_file_is_refused(miniature, tmp_path):
     )
 
 
-def load_it(folder: str, mirror: str, ready=None, stall: bool = False) -> None:
-    """What a process of its own does in the tests below; `stall`: forever, where it unpacks."""
-    cifar10.MIRRORS = (mirror,)
-    if stall:
-        tarfile.TarFile.extractall = lambda *_, **__: (ready.set(), time.sleep(60))
-    elif ready:
-        ready.wait()
-    assert len(load("cifar10", Path(folder)).train_labels) == 100
+def stall_while_unpacking(folder: Path, unpacking) -> None:
+    def extractall(_tar, path, **_):
+        Path(path, "half").mkdir(parents=True)
+        unpacking.set()
+        time.sleep(60)
+
+    tarfile.TarFile.extractall = extractall
+    load("cifar10", folder)
 
 
-def test_two_first_starts_at_once_both_succeed(server, tmp_path):
+def test_what_a_killed_start_leaves_is_removed_by_the_next(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10, "MIRRORS", (f"{server}/whole",))
     fork = multiprocessing.get_context("fork")
-    ready = fork.Event()
-    arguments = (tmp_path, f"{server}/whole", ready)
-    starts = [fork.Process(target=load_it, args=arguments) for _ in range(2)]
-    for process in starts:
-        process.start()
-    ready.set()
-    for process in starts:
-        process.join()
-    assert [process.exitcode for process in starts] == [0, 0]
-    assert left_in(tmp_path) == [CIFAR10.base_folder, CIFAR10.filename]
-
-
-def test_what_a_killed_start_leaves_is_removed_by_the_next(server, tmp_path):
-    fork = multiprocessing.get_context("fork")
-    ready = fork.Event()
-    process = fork.Process(target=load_it, args=(tmp_path, f"{server}/whole", ready, True))
+    unpacking = fork.Event()
+    process = fork.Process(target=stall_while_unpacking, args=(tmp_path, unpacking))
     process.start()
-    assert ready.wait(60)
+    assert unpacking.wait(60)
     process.kill()
     process.join()
-    assert len(left_in(tmp_path)) == 2  # the archive, and what was half unpacked
-    load_it(tmp_path, f"{server}/whole")
+    assert left_in(tmp_path) == sorted([CIFAR10.filename, cifar10.UNFINISHED])
+    load("cifar10", tmp_path)
     assert left_in(tmp_path) == [CIFAR10.base_folder, CIFAR10.filename]

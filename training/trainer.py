@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from console.errors import UserError
 from console.flags import as_flags
+from constraints.checks import Check
 from data import DeviceBatches, HostBatches, as_tensor
 from inputs.augment import batch_seed
 from inputs.image_data import ImageData
@@ -198,8 +199,8 @@ class Trainer:
         parts = [self.logits(images.to(self.device)).softmax(1).cpu() for images in batches]
         return torch.cat(parts).numpy()
 
-    def config(self, command: str, flags: dict[str, Any], constraints: dict[str, bool]) -> Config:
-        """What is run, on what, as of now; `constraints` says which of them the network keeps."""
+    def config(self, command: str, flags: dict[str, Any], checks: list[Check]) -> Config:
+        """What is run, on what, as of now."""
         data, processes = self.data, self.world.size
         packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
         versions = {name: importlib.metadata.version(name) for name in packages}
@@ -221,7 +222,7 @@ class Trainer:
             device=device_description(self.device) + f", {processes} processes" * (processes > 1),
             versions={"python": platform.python_version(), **versions},
             commit=current_commit(),
-            constraints=constraints,
+            constraints={each.constraint: each.passed for each in checks},
         )
 
     def checkpoint(self, log: list[LogRow]) -> Checkpoint:
@@ -273,8 +274,8 @@ class Trainer:
             if skipped < 0 or (skipped and not state.scaler):
                 raise ValueError("a step of another epoch than the network's")
             log = check_log(validated(list[LogRow], state.log))
-            accuracies = (log[-1].epoch, log[-1].test_acc, log[-1].val_acc)
-            if accuracies != (checkpoint.epoch, checkpoint.test_acc, checkpoint.val_acc):
+            logged = (log[-1].epoch, log[-1].test_acc, log[-1].val_acc)
+            if logged != (checkpoint.epoch, checkpoint.test_acc, checkpoint.val_acc):
                 raise ValueError("a log of other epochs than the network's")
             return log
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
