@@ -107,14 +107,13 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class Mark:
-    """A result of others on CIFAR-10's test set; "?" stands for an unknown figure."""
+    """A result of others on CIFAR-10's test set, written by hand."""
 
     __pydantic_config__ = STRICT
 
     who: str
-    source: str  # an address
+    source: str  # an address; "" if it is unpublished
     params: int
-    mult_adds: str
     constraints_kept: str
     epochs: str
     test_acc: float

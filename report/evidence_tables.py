@@ -18,31 +18,36 @@ def recipes_table(results: Path) -> str | None:
         return None
     lines = [
         heading(
-            *("network", "parameters:", "mult-adds:", "constraints kept", "epochs:"),
-            *("top-1, last epoch:", "best epoch:", "runs:"),
+            *(
+                "network",
+                "parameters:",
+                "constraints kept",
+                "epochs:",
+                "test accuracy (%):",
+                "runs:",
+            )
         )
     ]
     runs = as_table(rows).assign(recipe=[each.recipe for each in rows])
     for _, group in runs.groupby("recipe", sort=False):
         run = group.iloc[0]
-        model = run.model if run.dataset == "cifar10" else f"{run.model}, on {run.dataset}"
+        model = f"{run.model}, with a teacher" if "--teacher" in run.command else run.model
+        model += f", on {run.dataset}" * (run.dataset != "cifar10")
         lines.append(
             row(
                 f"**{escaped(model)}**",
                 f"{run.params:,}",
-                f"{run.mult_adds / 1e6:.1f} M",
                 run.constraints_kept or "not recorded",
                 run.epochs,
                 f"**{mean_and_spread(group.test_acc)}**",
-                f"{group.best_test_acc.mean():.2f}",
                 len(group),
             )
         )
     for mark in read_rows(results / names.MARKS, Mark):
         who = escaped(mark.who)
-        who = f"[{who}]({mark.source})" if ":" in mark.source else who
-        figures = (mark.mult_adds, mark.constraints_kept, mark.epochs, f"{mark.test_acc:g}")
-        lines.append(row(who, f"{mark.params:,}", *figures, "", ""))
+        who = f"[{who}]({mark.source})" if mark.source else who
+        figures = (mark.constraints_kept, mark.epochs, f"{mark.test_acc:g}")
+        lines.append(row(who, f"{mark.params:,}", *map(escaped, figures), ""))
     return "\n".join(lines)
 
 

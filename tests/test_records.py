@@ -70,10 +70,10 @@ def test_broken_log_is_named(content, tmp_path):
 def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
     path = tmp_path / names.MARKS
     header = ",".join(field.name for field in fields(Mark))
-    path.write_text(f"{header}\nNA,,1,?,no,?,85\n")
+    path.write_text(f"{header}\nNA,,1,no,?,85\n")
     (mark,) = read_table(path, Mark).to_dict("records")
     assert (mark["who"], mark["source"]) == ("NA", "")
-    path.write_text(f"{header}\nNA,,1,?,no,?,\n")
+    path.write_text(f"{header}\nNA,,1,no,?,\n")
     with pytest.raises(UserError, match=r"marks\.csv"):
         read_table(path, Mark)
 

@@ -237,16 +237,16 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
         )
     ]  # fmt: skip
     marks = [
-        Mark("theirs", "https://example.org", 1000, "?", "no", "200", 94.4),
-        Mark("<nobody's>", "?", 1000, "41 M", "yes", "?", 85),
+        Mark("theirs", "https://example.org", 1000, "no", "200", 94.4),
+        Mark("<nobody's>", "", 1000, "yes", "not known", 85),
     ]
     write_table(repo / "my results#1" / names.MARKS, marks)
     text = readme_with(repo, names.RECIPES, runs)
-    assert "| **width 1** | 84,322 | 13.7 M | yes | 25 | **88.50 ± 0.71** | 89.50 | 2 |" in text
-    assert "| **width 1** | 84,322 | 13.7 M | no | 25 | **50.00** | 51.00 | 1 |" in text
-    assert "| **width 1.5** | 84,322 | 13.7 M | not recorded | 25 | **90.00** | 91.00 | 1 |" in text
-    assert "| [theirs](https://example.org) | 1,000 | ? | no | 200 | 94.4 |  |  |" in text
-    assert "| &lt;nobody's&gt; | 1,000 | 41 M | yes | ? | 85 |  |  |" in text
+    assert "| **width 1** | 84,322 | yes | 25 | **88.50 ± 0.71** | 2 |" in text
+    assert "| **width 1** | 84,322 | no | 25 | **50.00** | 1 |" in text
+    assert "| **width 1.5** | 84,322 | not recorded | 25 | **90.00** | 1 |" in text
+    assert "| [theirs](https://example.org) | 1,000 | no | 200 | 94.4 |  |" in text
+    assert "| &lt;nobody's&gt; | 1,000 | yes | not known | 85 |  |" in text
 
 
 def test_ablation_block_compares_the_same_seeds(repo):
