@@ -33,7 +33,9 @@ def test_published_tables_are_as_the_commands_write_them(name, tmp_path):
 def test_published_losses_have_the_digits_that_the_ablation_writes():
     """Eight significant ones; what was typed has four."""
     for row in read_rows(REPO / "results" / names.ABLATION, AblationRow):
-        assert all(len(f"{loss!r}") > len("0.12345") for loss in (row.val_loss, row.train_loss)), row
+        assert all(len(f"{loss!r}") > len("0.12345") for loss in (row.val_loss, row.train_loss)), (
+            row
+        )
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -96,7 +98,8 @@ def test_runs_with_one_command_and_different_networks_are_different_recipes():
 
 def add_rows(path: Path, seed: int, count: int) -> None:
     for epochs in range(count):
-        update_rows(path, AblationRow, lambda rows: [*rows, replace(ROW, seed=seed, epochs=epochs)])
+        row = replace(ROW, seed=seed, epochs=epochs)
+        update_rows(path, AblationRow, lambda rows, row=row: [*rows, row])
 
 
 def test_several_writers_of_a_table_lose_no_row_and_show_no_half(tmp_path):

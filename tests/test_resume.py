@@ -118,7 +118,9 @@ def test_resume_refuses_a_network_edited_without_changing_a_shape(
         return self.fc(self.gap(self.c4b(self.c4a(self.c3b(self.c3a(x))))).flatten(1))
 
     monkeypatch.setattr(Net, "forward", forward)
-    train(small_npz, finished_run, "--epochs", 2, "--resume").assert_refused("logits for the probe image")
+    train(small_npz, finished_run, "--epochs", 2, "--resume").assert_refused(
+        "logits for the probe image"
+    )
 
 
 def test_resume_without_a_run(small_npz, tmp_path):
