@@ -50,7 +50,7 @@ class BenchRow:
     fastest: float
     share_of_ceiling: float
     ratio_to_plain: float
-    peak_memory_mb: float  # of the training process, without its workers
+    peak_memory_mb: int  # of the training process, without its workers
     device: str
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown

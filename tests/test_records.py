@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from console.errors import UserError
 from records import names
 from records.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from records.evidence import BenchRow, Mark
-from records.files import replacing
 from records.run import (
+    ClassRow,
     LogRow,
     archive_earlier_run,
     evaluated_on,
     read_config,
     read_confusion,
     read_log,
+    write_class_report,
+    write_config,
     write_confusion,
 )
 from records.tables import read_table, write_table
@@ -152,30 +155,6 @@ def test_broken_checkpoint_is_refused_by_name(how, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-
-    def write_half():
-        with replacing(path) as beside:
-            beside.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with replacing(path) as beside:
-        beside.write_text("new, and longer")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new, and longer"
-
-
 def test_an_earlier_run_is_archived_whole(finished_run, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished_run, out)
@@ -210,3 +189,106 @@ def test_a_run_without_a_readable_config_is_archived_too(finished_run, tmp_path)
     folder = archive_earlier_run(out)
     assert (folder / "best.pt").exists()
     assert (folder / "config.json").read_text() == "{"
+
+
+@pytest.mark.parametrize(
+    "names_", [("00010", "1.10", "true"), ("NA", "", " x"), ("1", "01", "1.0")]
+)
+def test_class_names_that_look_like_numbers_stay_as_they_are(names_, tmp_path):
+    write_confusion(tmp_path, np.arange(9).reshape(3, 3), names_)
+    table = read_confusion(tmp_path)
+    assert tuple(table.index) == tuple(table.columns) == names_
+    write_class_report(tmp_path, np.arange(3), np.arange(3), names_)
+    report = read_table(tmp_path / names.CLASS_REPORT, ClassRow)
+    assert tuple(report.name) == names_
+
+
+@pytest.mark.parametrize(
+    "content", ["", "true,a,b\na,1,2\n", "true,a,b\na,1,2\nc,1,2\n", "true,a,b\na,1,2\nb,1,x\n",
+                "true,a,b\na,1,2\nb,1,-2\n", "true,a,b\na,1,2,3\nb,1,2\n"]
+)  # fmt: skip
+def test_a_broken_confusion_matrix_is_named(content, tmp_path):
+    (tmp_path / names.CONFUSION_MATRIX).write_text(content)
+    with pytest.raises(UserError, match=r"confusion_matrix\.csv is unreadable"):
+        read_confusion(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (",49.75,", ",49.75,7,"),  # an extra value
+        (",50.5,", ",999,"),
+        (",50.5,", ",-1,"),
+        (",1.25,", ",inf,"),
+        (",1.25,", ",nan,"),
+        ("1,1.25", "3,1.25"),
+        ("2,1.25", "1,1.25"),
+        ("epoch,", "epoch,extra,"),
+    ],
+)
+def test_a_log_that_cannot_be_true_is_refused(before, after, tmp_path):
+    path = tmp_path / names.TRAIN_LOG
+    write_table(path, [ROW, replace(ROW, epoch=2)])
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+    with pytest.raises(UserError, match=r"train_log\.csv"):
+        read_log(tmp_path)
+
+
+def test_no_config_holds_nan(finished_run, tmp_path):
+    config = read_config(finished_run)
+    with pytest.raises(ValueError, match="JSON"):
+        write_config(tmp_path, replace(config, flags={"lr": float("nan")}))
+    text = (finished_run / names.CONFIG).read_text()
+    for value in ("NaN", "1e999"):
+        (tmp_path / names.CONFIG).write_text(text.replace('"lr": 0.001', f'"lr": {value}'))
+        with pytest.raises(UserError, match=r"config\.json is unreadable"):
+            read_config(tmp_path)
+
+
+def test_a_path_in_a_flag_that_is_no_utf_8_does_not_end_a_run(finished_run, tmp_path):
+    config = read_config(finished_run)
+    write_config(tmp_path, replace(config, command="python train.py --dataset \udce4.npz"))
+    assert read_config(tmp_path).command == "python train.py --dataset ?.npz"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"mean": [float("inf"), 0.5, 0.5]},
+        {"mean": [0.5, 0.5]},
+        {"std": [-0.2, 0.2, 0.2]},
+        {"std": [float("nan"), 0.2, 0.2]},
+        {"classes": ["a", "b", "c\x1b[31m"]},
+        {"classes": ["a", "b\r", "c"]},
+        {"classes": ["a", "b", "c", "d"]},
+        {"test_acc": 999.0},
+        {"epoch": 0},
+        {"probe": [1.0, 2.0]},
+        {"probe": [float("nan")] * 3},
+    ],
+)
+def test_a_checkpoint_with_impossible_entries_is_refused(entries, tmp_path):
+    torch.save({**vars(checkpoint()), **entries}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x\.pt"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_an_earlier_run_is_archived_to_another_file_system(finished_run, tmp_path):
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system in /dev/shm")
+    out = tmp_path / "out"
+    shutil.copytree(finished_run, out)
+    before = {path.relative_to(out): path.read_bytes() for path in files(out)}
+    with (
+        tempfile.TemporaryDirectory(dir=elsewhere) as archive,
+        tempfile.TemporaryDirectory(dir=elsewhere) as plots,
+    ):
+        shutil.copytree(out / "plots", plots, dirs_exist_ok=True)
+        shutil.rmtree(out / "plots")
+        (out / "plots").symlink_to(plots)
+        (out / "archive").symlink_to(archive)
+        folder = archive_earlier_run(out)
+        assert {path.relative_to(folder): path.read_bytes() for path in files(folder)} == before
+        assert not (out / "best.pt").exists()

@@ -1,0 +1,75 @@
+"""Files take their place whole and durably; what others write is left alone."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from records.files import LOCK, replacing, sole_writer
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write_half():
+        with replacing(path) as beside:
+            beside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with replacing(path) as beside:
+        beside.write_text("new, and longer")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new, and longer"
+
+
+def test_only_what_the_run_before_left_half_written_is_removed(tmp_path):
+    other = [tmp_path / "digits" / ".last.7.partial.pt", tmp_path / ".notes.partial.txt"]
+    own = [tmp_path / ".last.7.partial.pt", tmp_path / "plots" / ".cm.7.partial.png"]
+    for path in (*own, *other):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    (tmp_path / LOCK).write_text("process 7 on here, train.py")
+    with sole_writer(tmp_path):
+        assert not any(path.exists() for path in own)
+        assert all(path.exists() for path in other)
+
+
+def test_writers_of_one_file_have_temporary_files_of_their_own(tmp_path):
+    path = tmp_path / "file.txt"
+    with replacing(path) as beside:
+        beside.write_text("mine")
+        write = multiprocessing.get_context("fork").Process(target=replace_with_other, args=(path,))
+        write.start()
+        write.join()
+        assert path.read_text() == "other"
+    assert path.read_text() == "mine"
+
+
+def replace_with_other(path: Path) -> None:
+    with replacing(path) as beside:
+        beside.write_text("other")
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    events, fsync, move = [], os.fsync, Path.replace
+
+    def told_fsync(descriptor):
+        events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told_fsync)
+    monkeypatch.setattr(Path, "replace", lambda *paths: (events.append("moved"), move(*paths)))
+    with replacing(tmp_path / "last.pt") as beside:
+        beside.write_text("new")
+    assert events == [str(beside), "moved", str(tmp_path)]
