@@ -1,0 +1,72 @@
+"""Rooms import one way: one table says which room may import which, and there is no circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+# what each room may import, from the bottom to the top
+ALLOWED = {
+    "recipe": "",
+    "console": "",
+    "constraints": "console recipe",
+    "model": "console recipe report",  # report for the command `python model.py` alone
+    "inputs": "console recipe",
+    "data": "console recipe inputs",
+    "records": "console recipe model",
+    "training": "console recipe constraints model inputs data records",
+    "report": "console recipe constraints model records training",
+    "experiments": "console recipe model inputs data records training report",
+}
+ROOMS = set(ALLOWED)
+FILES = [path for path in sorted(REPO.glob("**/*.py")) if "node_modules" not in path.parts]
+VERBS = {path.stem for path in REPO.glob("*.py")} - ROOMS
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(REPO).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of the modules that `path` imports, also within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_what_is_below_it(room):
+    for path in FILES:
+        if room_of(path) == room:
+            ours = imported(path) & (ROOMS | VERBS) - {room}
+            assert ours <= set(ALLOWED[room].split()), path
+
+
+def test_there_is_no_circle():
+    graph = {room: set(below.split()) for room, below in ALLOWED.items()}
+    graph["model"].discard("report")  # imported by the command `python model.py`, not the module
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """At import time; what a function imports is not counted."""
+    names = {".".join(path.relative_to(REPO).with_suffix("").parts): path for path in FILES}
+    graph = {}
+    for name, path in names.items():
+        graph[name] = set()
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+                graph[name] |= parts & names.keys()
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_the_top_level_has_room_for_the_verbs_only():
+    assert len(list(REPO.glob("*.py"))) <= 10
