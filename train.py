@@ -126,6 +126,7 @@ def make_trainer(
     """A trainer of a new network."""
     import torch
 
+    from constraints.checks import check_output
     from model import build_network, count_parameters
     from training.devices import device_description
     from training.distillation import distillation, fingerprint, load_teacher
@@ -135,6 +136,7 @@ def make_trainer(
 
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
+    check_output(network, len(data.classes))
     network.to(device, memory_format=torch.channels_last)
     teacher = load_teacher(args.teacher, data) if args.teacher else None
     if teacher:
@@ -198,7 +200,7 @@ def prepare(
         In the process that writes, the run's config and its best checkpoint so far.
     """
     from constraints.checks import check
-    from records.checkpoints import load_checkpoint, probe_logits
+    from records.checkpoints import load_checkpoint
     from records.run import best_checkpoint, continue_run, start_run
 
     world, last = trainer.world, args.out / names.LAST
@@ -208,7 +210,6 @@ def prepare(
         print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
     if not world.is_first:
         return None, None
-    probe_logits(trainer.network)  # before any epoch is trained, as the check of the constraints
     checks = check(trainer.network)
     if broken := ", ".join(each.constraint for each in checks if not each.passed):
         print_error(f"warning: the network breaks constraints ({broken}); see python model.py")

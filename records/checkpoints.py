@@ -116,26 +116,17 @@ def probe_logits(network: nn.Module) -> list[float]:
     """Logits of `network` for a fixed image, in evaluation mode, in float32 on the CPU.
 
     A network that was edited without changing its parameters gives others.
-
-    Raises:
-        UserError: `network` does not return logits (B, num_classes).
     """
     pixels = torch.arange(3 * IMAGE_SIZE**2) ** 2 % 251 / 64 - 2  # the same on every machine
     probed = copy.deepcopy(network).cpu().eval()
     with torch.inference_mode():
-        logits = probed(pixels.view(1, 3, IMAGE_SIZE, IMAGE_SIZE))
-    expected = (1, network.arguments["num_classes"])
-    if not isinstance(logits, Tensor) or logits.shape != expected:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(
-            f"{network.name} in model.py returns {found} for one image; it must return logits, a "
-            f"tensor of shape {expected}"
-        )
-    return logits[0].tolist()
+        return probed(pixels.view(1, 3, IMAGE_SIZE, IMAGE_SIZE))[0].tolist()
 
 
 def _compare_probe(network: nn.Module, checkpoint: Checkpoint) -> None:
     saved, computed = torch.tensor(checkpoint.probe), torch.tensor(probe_logits(network))
+    if saved.shape != computed.shape:
+        raise ValueError("it returns no logits")
     difference = (saved - computed).abs().max().item()
     if not difference <= PROBE_TOLERANCE * saved.abs().max():  # true for NaN as well
         raise ValueError(
