@@ -1,5 +1,6 @@
 """Evidence is what was measured: written by commands, at a known commit, by no two at once."""
 
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from console.errors import UserError
 from model import Net
 from records import names
 from records.evidence import AblationRow, BenchRow, RecipeRow, current_commit
-from records.run import read_config
+from records.run import LogRow, read_config
 from records.tables import read_rows, update_rows, write_table
 
 TABLES = {names.ABLATION: AblationRow, names.BENCH: BenchRow, names.RECIPES: RecipeRow}
@@ -94,6 +95,16 @@ def test_runs_with_one_command_and_different_networks_are_different_recipes():
     assert replace(row, command="python train.py --seed 1 --out a", seed=1).recipe == row.recipe
     for other in ({"model": "ResidualNet"}, {"params": 2}, {"mult_adds": 2}, {"dataset": "y"}):
         assert replace(row, **other).recipe != row.recipe
+
+
+def test_a_log_that_contradicts_the_confusion_matrix_is_refused(finished_run, tmp_path):
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    rows = read_rows(out / names.TRAIN_LOG, LogRow)
+    write_table(out / names.TRAIN_LOG, [replace(row, test_acc=10.0) for row in rows])
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- PLOTS -->\n<!-- /PLOTS -->\n")
+    outcome = run_script("update_readme", "--results", out, "--readme", readme)
+    outcome.assert_refused("confusion_matrix.csv", "of different runs")
 
 
 def add_rows(path: Path, seed: int, count: int) -> None:

@@ -1,12 +1,16 @@
 """Class names from folders stay text wherever they end: pictures, file names, the README."""
 
+import html
 import re
 from html.parser import HTMLParser
 
+import pytest
 from conftest import HOSTILE_NAMES, run_script
 
-from records.run import read_confusion
-from report.blocks import BLOCKS
+from records import names
+from records.run import ClassRow, read_confusion
+from records.tables import write_table
+from report.blocks import BLOCKS, FinishedRun
 
 
 def test_hostile_class_names_stay_text(hostile_run, tmp_path):
@@ -25,6 +29,24 @@ def test_hostile_class_names_stay_text(hostile_run, tmp_path):
     assert tags.found <= {"img", "details", "summary"}
     assert tags.attributes <= {"src", "alt", "width"}
     assert "](http" not in text.split("TILE_GALLERY")[1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("[a](https://e.org)", "![a](https://e.org/a.png)", "<https://e.org>", "[a]: b"),
+        *("https://e.org", "HTTP://e.org", "see www.e.org", "WWW.e.org", "me@e.org"),
+        *("*a*", "__a__", "~~a~~", "`a`", "\\|", "$a$", "a|b", "&lt;"),
+    ],
+)
+def test_links_and_markup_in_class_names_stay_text(name, tmp_path):
+    write_table(tmp_path / names.CLASS_REPORT, [ClassRow(name, 50, 50, 50, 3)])
+    block = BLOCKS["CLASSES"](FinishedRun(tmp_path, tmp_path))
+    cell = block.splitlines()[-1].removeprefix("| ").split(" | ")[0]
+    # what GitHub takes for markup, or for an address once it has replaced entities in a text
+    assert not re.search(r"[][*_~`$|<>\\]|://|www\.|mailto", cell.replace("<!-- -->", ""), re.I)
+    assert not re.search(r"\w@\w", html.unescape(cell))
+    assert html.unescape(cell.replace("<!-- -->", "")) == name
 
 
 class Tags(HTMLParser):
