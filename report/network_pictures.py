@@ -112,9 +112,9 @@ def boxes(network: nn.Module) -> list[Box]:
     pooled = [layer.name for layer in layers if 1 in layer.motion.after]
     heads = {n: m for n, m in copy.named_modules() if isinstance(m, nn.Linear) and n not in modules}
     sizes = [f"{head.in_features} to {head.out_features}" for head in heads.values()]
-    lines = [", ".join([*pooled, *heads]), "pooling + linear", ", ".join(sizes)]
+    lines = [", ".join(filter(None, [*pooled, *heads])), "pooling + linear", ", ".join(sizes)]
     rest = count_parameters(network) - sum(box.parameters for box in found)
-    return [*found, Box("O", lines, PLAIN_COLOR, False, rest)]
+    return [*found, Box("O", lines, PLAIN_COLOR, False, max(rest, 0))]
 
 
 def _module_name(layer: Layer) -> str:
@@ -150,13 +150,15 @@ def _with_shortcut(network: nn.Module, modules: dict[str, nn.Module]) -> set[str
         calls[module] = args, kwargs
 
     hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in modules.values()]
-    image = torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=next(network.parameters()).device)
+    image = torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE).to(next(network.parameters()))
     found = set()
     with torch.no_grad():
         network.eval()(image)
         for hook in hooks:
             hook.remove()
         for name, module in modules.items():
+            if module not in calls:  # a list of modules, for example
+                continue
             for parameter in module.parameters():
                 parameter.zero_()
             args, kwargs = calls[module]
