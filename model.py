@@ -3,6 +3,7 @@
     python model.py                        # layer table, receptive-field tally, constraint checks
     python model.py --width 1.5            # the same for a wider network
     python model.py --model ResidualNet    # the same for the second network
+    python model.py --save pictures        # and pictures of the blocks and the receptive field
 
 Edit a network and run it again: the tally and the checks are computed from a forward pass through
 the edited network, so they show at once what an edit broke. Exit status 1 if a constraint is

@@ -2,6 +2,7 @@
 
     python predict.py cat.jpg dog.png                      # the published network, top 3
     python predict.py --checkpoint results/mine/best.pt --top 1 folder/
+    python predict.py --explain explained cat.jpg          # and a picture of where it sees a cat
     curl ... | python predict.py --json -                  # an image's bytes on stdin
 
 Prints one line per image, as text or as JSON. A file that is no image gets a line on stderr
@@ -20,6 +21,7 @@ from pathlib import Path
 from console.errors import run
 from console.flags import Parser, add_device_flag, number
 from records import names
+from records.files import check_writable
 
 BATCH = 256  # images
 STDIN = "-"
@@ -39,6 +41,11 @@ def parse_arguments() -> argparse.Namespace:
         "--top", metavar="N", type=number(int, at_least=1), default=3,
         help="number of classes to print for each image, the most probable first",
     )  # fmt: skip
+    parser.add_argument(
+        "--explain", metavar="DIR", type=Path,
+        help="also write a picture of each image with the class activation maps of its two most "
+        "probable classes; existing files are kept (default: none)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON object per image")
     add_device_flag(parser)
     args = parser.parse_args()
@@ -52,6 +59,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    if args.explain:
+        check_writable(args.explain, "--explain")
 
     from inputs.image_files import read_image
     from records.trained_net import TrainedNet
@@ -71,6 +80,10 @@ def main() -> None:
         if images:
             for name, values in zip(readable, net.probabilities(images).tolist(), strict=True):
                 print(line(name, values, net.classes, args), flush=True)
+            if args.explain:
+                from report.activation_map import draw_explanations
+
+                draw_explanations(net, images, readable, args.explain)
     if failed:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""Adds finished runs to the evidence: a row each in results/recipes.csv.
+"""Adds finished runs to the evidence: a row each in results/recipes.csv, and their picture.
 
     python -m experiments.record runs/seed0 runs/seed1 runs/seed2
     python update_readme.py                              # and into the README
@@ -29,7 +29,8 @@ def main() -> None:
     args = parse_arguments()
     check_writable(args.results, "--results")
 
-    from records.tables import update_rows
+    from records.tables import read_rows, update_rows
+    from report.recipes_picture import draw_recipes
 
     path = args.results / names.RECIPES
     new = {folder: row_of(folder) for folder in args.runs}
@@ -38,6 +39,7 @@ def main() -> None:
         return list({(row.recipe, row.seed): row for row in [*rows, *new.values()]}.values())
 
     update_rows(path, RecipeRow, replaced)
+    draw_recipes(read_rows(path, RecipeRow), args.results / names.RECIPES_PLOT)
     for folder, row in new.items():
         print(f"{folder}: {row.test_acc:.2f} % after {row.epochs} epochs, seed {row.seed}")
 

@@ -12,6 +12,8 @@ Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes
 and, written by hand, marks.csv.
 """
 
+import itertools
+import os
 import re
 from pathlib import Path
 
@@ -34,13 +36,15 @@ CONFUSION_PLOT = PLOTS / "cm.png"
 TEST_GRID = PLOTS / "test_samples_grid.png"
 MISTAKES_GRID = PLOTS / "misclassified_grid.png"
 AUGMENTED_GRID = PLOTS / "augmented_samples_grid.png"
+BLOCK_DIAGRAM = PLOTS / "network.png"
+RECEPTIVE_FIELD = PLOTS / "receptive_field.png"
 TEST_TILES = PLOTS / "test_samples"
 AUGMENTED_TILES = PLOTS / "augmented_samples"
 ARCHIVE = Path("archive")  # earlier runs
 
 RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX, CLASS_REPORT, TENSORBOARD)
 RUN_PICTURES = (
-    *(ACCURACY_CURVES, LOSS_CURVES, CONFUSION_PLOT),
+    *(ACCURACY_CURVES, LOSS_CURVES, CONFUSION_PLOT, BLOCK_DIAGRAM, RECEPTIVE_FIELD),
     *(TEST_GRID, MISTAKES_GRID, AUGMENTED_GRID, TEST_TILES, AUGMENTED_TILES),
 )
 TILES = 8  # in each of the two folders, or as many as there are images
@@ -53,6 +57,7 @@ ONNX_FACTS = Path("net.json")
 RANGE_TEST = PLOTS / "find_lr.png"  # train.py --find-lr
 COMPARISON = PLOTS / "comparison.png"  # update_readme.py --compare
 AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py
+RECIPES_PLOT = PLOTS / "recipes.png"  # experiments.record
 
 EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on, and its name
 
@@ -64,5 +69,15 @@ MARKS = Path("marks.csv")
 
 def tile_name(index: int, class_name: str) -> str:
     """ "img_00_cat.png"; safe as a file name and in a link, whatever the class is called."""
-    safe = re.sub(r"\W+", "-", class_name).strip("-")[:40]
-    return f"img_{index:02d}_{safe or 'class'}.png"
+    return f"img_{index:02d}_{_safe(class_name) or 'class'}.png"
+
+
+def unused(folder: Path, name: str) -> Path:
+    """ "cat.png" in `folder`, safe like `tile_name`, or "cat-2.png" and so on if it exists."""
+    stem = _safe(name) or "image"
+    paths = (folder / f"{stem}{f'-{n}' * (n > 1)}.png" for n in itertools.count(1))
+    return next(path for path in paths if not os.path.lexists(path))
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"\W+", "-", name).strip("-")[:40]

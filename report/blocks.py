@@ -139,7 +139,7 @@ def tile_gallery(run: FinishedRun) -> str:
     )
     grids = (
         run.image(names.TEST_GRID, "More images, wrong predictions in red", 640),
-        run.image(names.MISTAKES_GRID, "The most confident mistakes", 640),
+        run.image(names.MISTAKES_GRID, "The most confident mistakes and their maps", 830),
         run.image(names.AUGMENTED_GRID, "Augmented training images", 640),
     )
     return "\n\n".join((*tables, *grids))
@@ -182,15 +182,30 @@ def model_summary(run: FinishedRun) -> str:
     )
 
 
+def network_pictures(run: FinishedRun) -> str:
+    blocks = run.image(names.BLOCK_DIAGRAM, "The network's layers by block", 830)
+    alt = "Receptive field after each layer, and effective receptive field"
+    return f"{blocks}\n\n{run.image(names.RECEPTIVE_FIELD, alt, 830)}"
+
+
+def recipes(run: FinishedRun) -> str | None:
+    table = recipes_table(run.results)
+    if table and (run.results / names.RECIPES_PLOT).is_file():
+        alt = "Accuracy of each recipe against its training time"
+        table += "\n\n" + run.image(names.RECIPES_PLOT, alt, 830)
+    return table
+
+
 BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "HEADLINE": headline,
     "RESULTS": results_table,
-    "RECIPES": lambda run: recipes_table(run.results),
+    "RECIPES": recipes,
     "ABLATION": lambda run: ablation_table(run.results),
     "PLOTS": plots,
     "CLASSES": class_table,
     "TILE_GALLERY": tile_gallery,
     "VISUALIZATION": visualization,
+    "NETWORK": network_pictures,
     "RF": receptive_field,
     "MODEL_SUMMARY": model_summary,
     "BENCH": lambda run: bench_table(run.results),

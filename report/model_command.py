@@ -1,16 +1,32 @@
 """The command `python model.py`: a network's layer table, receptive field and constraints."""
 
+from __future__ import annotations
+
 import sys
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from console.flags import Parser, add_setting_flags, settings_from
 from recipe import Network
+from records import names
+from records.files import check_writable
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def main() -> None:
     parser = Parser("Print the network's layer table, receptive-field tally and constraint checks.")
     add_setting_flags(parser, Network)
+    parser.add_argument(
+        "--save", metavar="DIR", type=Path,
+        help=f"also draw its blocks and its receptive field, {names.BLOCK_DIAGRAM.name} and "
+        f"{names.RECEPTIVE_FIELD.name} in DIR (default: none)",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.save:
+        check_writable(args.save, "--save")
 
     from constraints.checks import check
     from constraints.trace import tally_markdown
@@ -22,5 +38,17 @@ def main() -> None:
     print(layer_table(network))
     print(f"\n{tally_markdown(network)}\n")
     print(*checks, sep="\n")
+    if args.save:
+        save_pictures(network, args.save)
     if not all(each.passed for each in checks):
         sys.exit(1)
+
+
+def save_pictures(network: nn.Module, folder: Path) -> None:
+    from inputs.image_files import read_image
+    from report.network_pictures import draw_blocks, draw_receptive_field
+
+    tiles = sorted((names.RESULTS / names.TEST_TILES).glob("*.png"))
+    image = read_image(tiles[0]) if tiles else None
+    draw_blocks(network, folder / names.BLOCK_DIAGRAM.name)
+    draw_receptive_field(network, image, folder / names.RECEPTIVE_FIELD.name)

@@ -63,7 +63,7 @@ def _save_curves(figure: Figure, path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_range_test(
@@ -76,7 +76,7 @@ def draw_range_test(
     axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=f"steepest at {steepest:.1g}")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> Figure:
@@ -93,7 +93,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path:
         for (row, column), value in np.ndenumerate(percent):
             color = "white" if value > 50 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color, size=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_grid(
@@ -103,18 +103,23 @@ def draw_grid(
     caption: str,
     path: Path,
     colors: Sequence[str] | None = None,
+    together: int = 1,
 ) -> Figure:
-    """Images uint8 (N, 32, 32, 3) in rows, each with its title, every pixel a crisp square."""
+    """Images uint8 (N, 32, 32, 3) in rows, each with its title, every pixel a crisp square.
+
+    `together` images stand closer to each other than to the next ones.
+    """
     side, gap, title_height, caption_height = images.shape[1] * ZOOM, 12, 20, 34
     rows = -(-len(images) // columns)
-    width = columns * (side + gap) + gap
+    step = together * (side + 4) - 4 + gap  # pixels for images that stand together
+    width = columns // together * step + gap
     height = caption_height + rows * (side + title_height) + gap
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     figure.text(gap / width, 1 - 22 / height, caption, size=9, parse_math=False)
     canvas = np.full((height, width, 3), 255, np.uint8)  # axes for each image take seconds
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(index, columns)
-        left = gap + column * (side + gap)
+        left = gap + column // together * step + column % together * (side + 4)
         top = caption_height + row * (side + title_height) + title_height
         enlarged = image.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
         canvas[top : top + side, left : left + side] = enlarged
@@ -122,7 +127,7 @@ def draw_grid(
         x, y = (left + side / 2) / width, 1 - (top - 4) / height
         figure.text(x, y, _shortened(title), ha="center", parse_math=False, **style)
     figure.figimage(canvas)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_predictions(
@@ -163,8 +168,9 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 26 else f"{name[:23]}..."
 
 
-def _save(figure: Figure, path: Path) -> Figure:
-    path.parent.mkdir(exist_ok=True)
+def save(figure: Figure, path: Path) -> Figure:
+    """Writes a figure as a PNG file; returns it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, durable=False) as beside, warnings.catch_warnings():
         # letters of a class name that matplotlib's font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

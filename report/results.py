@@ -4,16 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
+from console.errors import UserError, print_error
+from data import as_tensor
 from records import names
 from records.checkpoints import Checkpoint, load_weights
 from records.run import LogRow, write_class_report, write_confusion
 from records.tables import as_table
 from report import pictures
+from report.activation_map import class_maps, draw_maps, effective_receptive_field
+from report.network_pictures import draw_blocks, draw_receptive_field
 from training.trainer import Trainer
+
+MISTAKES = 12  # in the grid, each with two maps
 
 
 def draw_results(
@@ -43,21 +50,47 @@ def draw_results(
     title = f"{names.EVALUATED[data.evaluated]} accuracy {accuracy:.2f} %, epoch {best.epoch}"
     confusion = out / names.CONFUSION_PLOT
     pictures.draw_curves(as_table(log), out)
+    explained = _draw_network(out, trainer)
     return {
         "cm": pictures.draw_confusion(counts, data.classes, title, confusion),
-        "misclassified_grid": _draw_predictions(out, trainer, probabilities),
+        "misclassified_grid": _draw_predictions(out, trainer, probabilities, explained),
         "augmented_samples_grid": _draw_augmented(out, data.classes, first_batch),
     }
 
 
-def _draw_predictions(out: Path, trainer: Trainer, probabilities: np.ndarray) -> Figure:
+def _draw_network(out: Path, trainer: Trainer) -> bool:
+    """Blocks and receptive field; returns whether the network has class activation maps."""
+    network, images, effective = trainer.network, trainer.data.test_images, None
+    try:
+        effective = effective_receptive_field(network, _normalised(trainer, images[:256]))
+    except UserError as error:
+        print_error(f"{error}; the pictures do without such maps")
+    draw_blocks(network, out / names.BLOCK_DIAGRAM)
+    draw_receptive_field(
+        network, images[_shown(trainer)[0]], out / names.RECEPTIVE_FIELD, effective
+    )
+    return effective is not None
+
+
+def _normalised(trainer: Trainer, images: np.ndarray) -> Tensor:
+    return trainer.normalise(as_tensor(images).to(trainer.device))
+
+
+def _shown(trainer: Trainer) -> np.ndarray:
+    """The numbers of the test images in the grid and the tiles."""
+    images = len(trainer.data.test_labels)
+    return np.random.default_rng(0).permutation(images)[: pictures.GRID_IMAGES]
+
+
+def _draw_predictions(
+    out: Path, trainer: Trainer, probabilities: np.ndarray, explained: bool
+) -> Figure:
     """Random images and the most confident mistakes, with their predictions; returns the latter."""
-    data = trainer.data
+    data, shown = trainer.data, _shown(trainer)
     kind = names.EVALUATED[data.evaluated]
     class_names = np.array(data.classes)
     true, predicted = class_names[data.test_labels], class_names[probabilities.argmax(1)]
 
-    shown = np.random.default_rng(0).permutation(len(true))[: pictures.GRID_IMAGES]
     caption = (
         f"{kind.capitalize()} images and their class; wrong predictions in red: {pictures.TITLES}"
     )
@@ -68,14 +101,24 @@ def _draw_predictions(out: Path, trainer: Trainer, probabilities: np.ndarray) ->
 
     most_confident = np.argsort(-probabilities.max(1), kind="stable")
     mistakes = most_confident[(true != predicted)[most_confident]]
-    caption = (
-        f"The most confident of {len(mistakes):,} mistakes on {len(true):,} {kind} images; "
-        f"{pictures.TITLES}"
-    )
-    shown = mistakes[: pictures.GRID_IMAGES]
+    caption = f"The most confident of {len(mistakes):,} mistakes on {len(true):,} {kind} images; "
     grid = out / names.MISTAKES_GRID
-    images = data.test_images[shown]
-    return pictures.draw_predictions(images, true[shown], predicted[shown], caption, grid)
+    if explained and len(mistakes):
+        shown = mistakes[:MISTAKES]
+        classes = np.stack([probabilities.argmax(1), data.test_labels], 1)[shown]
+        images = data.test_images[shown]
+        maps = class_maps(trainer.network, _normalised(trainer, images), torch.from_numpy(classes))
+        titles = [
+            [f"{class_names[label]} {100 * values[label]:.1f} %" for label in pair]
+            for pair, values in zip(classes, probabilities[shown], strict=True)
+        ]
+        caption += "class activation maps of the prediction (red) and the label"
+        return draw_maps(images, maps, titles, caption, grid, 2, pictures.WRONG_COLOR)
+    shown = mistakes[: pictures.GRID_IMAGES]
+    pairs = true[shown], predicted[shown]
+    return pictures.draw_predictions(
+        data.test_images[shown], *pairs, caption + pictures.TITLES, grid
+    )
 
 
 def _draw_augmented(

@@ -1,0 +1,134 @@
+"""What a network with global pooling and one linear layer looks at in an image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from console.errors import UserError
+from records import names
+from records.trained_net import TrainedNet
+from report import pictures
+
+COLORS = matplotlib.colormaps["magma"]
+OPACITY = 0.65  # of a map over its image
+
+
+def last_map(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The map that is pooled, (B, channels, H, W), and the logits of normalised images.
+
+    Raises:
+        UserError: the logits are not the mean of the input of `gap`, passed through `fc`.
+    """
+    gap, fc = getattr(network, "gap", None), getattr(network, "fc", None)
+    inputs = []
+    if isinstance(gap, nn.Module) and isinstance(fc, nn.Linear):
+        with gap.register_forward_pre_hook(lambda _module, args: inputs.append(args[0])):
+            logits = network.eval()(images)
+        if len(inputs) == 1 and inputs[0].ndim == 4:
+            difference = (fc(inputs[0].mean((2, 3))) - logits).abs().max()
+            if difference <= 0.01 * logits.abs().max():
+                return inputs[0], logits
+    raise UserError(
+        "a class activation map needs a network whose logits are self.fc(self.gap(x).flatten(1)), "
+        "with global average pooling and one linear layer, as those in model.py"
+    )
+
+
+@torch.no_grad()
+def class_maps(network: nn.Module, images: Tensor, classes: Tensor) -> np.ndarray:
+    """Class activation maps (B, K, H, W) of normalised images for `classes` int64 (B, K).
+
+    The mean of a map, plus the bias of its class, is the logit of its class (Zhou, Khosla,
+    Lapedriza, Oliva, Torralba: "Learning Deep Features for Discriminative Localization", CVPR
+    2016).
+
+    Raises:
+        UserError: as `last_map`.
+    """
+    features, _ = last_map(network, images)
+    rows = network.fc.weight[classes.to(images.device)]
+    return torch.einsum("bchw,bkc->bkhw", features, rows).cpu().numpy()
+
+
+def effective_receptive_field(network: nn.Module, images: Tensor) -> np.ndarray:
+    """(H, W) of the images: how much each pixel moves the centre of the last map.
+
+    It is the absolute gradient of that position, summed over channels, with respect to the
+    normalised images (B, 3, H, W); its mean over images and colours (Luo, Li, Urtasun, Zemel:
+    "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS
+    2016).
+
+    Raises:
+        UserError: as `last_map`.
+    """
+    images = images.detach().requires_grad_()
+    features, _ = last_map(network, images)
+    height, width = features.shape[2:]
+    (gradient,) = torch.autograd.grad(features[:, :, height // 2, width // 2].sum(), images)
+    return gradient.abs().mean((0, 1)).cpu().numpy()
+
+
+def draw_maps(
+    images: np.ndarray,
+    maps: np.ndarray,
+    titles: Sequence[Sequence[str]],
+    caption: str,
+    path: Path,
+    columns: int = 1,
+    color: str = pictures.RIGHT_COLOR,
+) -> Figure:
+    """A grid of images uint8 (N, H, W, 3), each with its maps (N, K, h, w) beside it.
+
+    The maps of an image share one scale of colours. `color` is that of the first map's title.
+    """
+    together = 1 + maps.shape[1]
+    drawn = [part for pair in zip(images, maps, strict=True) for part in overlaid(*pair)]
+    texts = [text for each in titles for text in ("", *each)]
+    colors = [pictures.RIGHT_COLOR] * len(texts)
+    colors[1::together] = [color] * len(images)
+    side_by_side = columns * together
+    return pictures.draw_grid(
+        np.stack(drawn), texts, side_by_side, caption, path, colors, together=together
+    )
+
+
+def overlaid(image: np.ndarray, maps: np.ndarray) -> list[np.ndarray]:
+    """The image, uint8 (H, W, 3), and in the same size each of its maps (K, h, w) over it."""
+    low, high = maps.min(), maps.max()
+    shares = torch.from_numpy((maps - low) / max(high - low, 1e-12))[None]
+    heat = COLORS(F.interpolate(shares, image.shape[:2], mode="bilinear")[0].numpy())[..., :3]
+    grey = image.mean(2, keepdims=True)
+    blends = OPACITY * 255 * heat + (1 - OPACITY) * grey
+    return [image, *blends.astype(np.uint8)]
+
+
+def draw_explanations(
+    net: TrainedNet, images: Sequence[np.ndarray], sources: Sequence[str], folder: Path
+) -> None:
+    """Draws each image with the maps of its two most probable classes, in a new file in `folder`.
+
+    Raises:
+        UserError: as `last_map`, or a file cannot be written.
+    """
+    values, classes = torch.from_numpy(net.probabilities(images)).topk(min(2, len(net.classes)))
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(net.normalise.scale.device)
+    maps = class_maps(net.network, net.normalise(batch), classes)
+    for index, source in enumerate(sources):
+        titles = [
+            f"{net.classes[label]} {100 * value:.1f} %"
+            for label, value in zip(classes[index].tolist(), values[index].tolist(), strict=True)
+        ]
+        path = names.unused(folder, Path(source).stem)
+        one = slice(index, index + 1)
+        draw_maps(np.stack(images[one]), maps[one], [titles], caption_of(source), path)
+
+
+def caption_of(source: str) -> str:
+    """The name of a file without the characters that fonts lack or that break a line."""
+    return "".join(c if c.isprintable() else "?" for c in Path(source).name)

@@ -1,0 +1,222 @@
+"""Pictures of a network's blocks and of its receptive field, drawn from the live module."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patheffects import withStroke
+from torch import Tensor, nn
+
+from constraints.recording import private_copy
+from constraints.trace import Layer, trace
+from model import count_parameters
+from recipe import IMAGE_SIZE
+from report.pictures import save
+
+DPI = 150
+WIDTH = 8.3  # inches; the README shows it at 830 pixels
+STRIDE_COLOR, DILATION_COLOR, PLAIN_COLOR = "#9ecae1", "#fdae6b", "#f0f0f0"
+COLUMN, BOX, BOX_HEIGHT, STEP, TOP = 166, 132, 54, 70, 58  # hundredths of an inch
+
+
+@dataclass(frozen=True)
+class Box:
+    """A module with one or more layers, in the diagram of a network."""
+
+    block: str
+    lines: list[str]
+    color: str
+    has_shortcut: bool
+    parameters: int
+
+
+def draw_blocks(network: nn.Module, path: Path) -> None:
+    """The modules of each block from top to bottom: kernels, shapes, strides, dilation, shortcuts.
+
+    A shortcut is found if it begins and ends in the same module as the convolutions beside it.
+    """
+    columns = [list(group) for _, group in groupby(boxes(network), key=lambda box: box.block)]
+    height = TOP + STEP * max(map(len, columns)) + 24
+    figure = Figure(figsize=(max(WIDTH, len(columns) * COLUMN / 100), height / 100), dpi=DPI)
+    axes = figure.add_axes([0, 0, 1, 1], xlim=(0, figure.get_figwidth() * 100), ylim=(height, 0))
+    axes.set_axis_off()
+    for index, column in enumerate(columns):
+        left = index * COLUMN + 17
+        _draw_column(axes, left, column)
+        if index + 1 < len(columns):
+            start, end = left + BOX, left + COLUMN
+            middle, bottom = end - 9, TOP + STEP * (len(column) - 1) + BOX_HEIGHT / 2
+            axes.plot([start, middle, middle], [bottom, bottom, TOP + BOX_HEIGHT / 2], "k", lw=1)
+            _arrow(axes, (middle, TOP + BOX_HEIGHT / 2), (end, TOP + BOX_HEIGHT / 2))
+    for color, text, x in ((STRIDE_COLOR, "s: stride", 17), (DILATION_COLOR, "d: dilation", 97)):
+        axes.add_patch(Rectangle((x, height - 20), 12, 12, fc=color, ec="black", lw=0.8))
+        axes.text(x + 18, height - 14, text, size=7, va="center")
+    note = "dw: depthwise   + : shortcut   channels x height x width, of an image 3x32x32"
+    axes.text(190, height - 14, note, size=7, va="center")
+    save(figure, path)
+
+
+def _draw_column(axes: Axes, left: float, column: list[Box]) -> None:
+    center = left + BOX / 2
+    axes.text(center, 20, column[0].block, size=11, weight="bold", ha="center", va="center")
+    parameters = f"{sum(box.parameters for box in column):,} parameters"
+    axes.text(center, 40, parameters, size=7, ha="center", va="center")
+    for index, box in enumerate(column):
+        top = TOP + STEP * index
+        shape = FancyBboxPatch((left, top), BOX, BOX_HEIGHT, "round,pad=0,rounding_size=5")
+        shape.set(facecolor=box.color, edgecolor="black", linewidth=0.8)
+        axes.add_patch(shape)
+        for line, (text, weight) in enumerate(
+            zip(box.lines, ("bold", "normal", "normal"), strict=True)
+        ):
+            y = top + 11 + 16 * line
+            axes.text(center, y, text, size=7.5, weight=weight, ha="center", va="center")
+        if index + 1 < len(column):
+            _arrow(axes, (center, top + BOX_HEIGHT), (center, top + STEP))
+        if box.has_shortcut:
+            right = left + BOX
+            ends = (right, top + 8), (right, top + BOX_HEIGHT - 8)
+            _arrow(axes, *ends, connectionstyle="arc3,rad=-0.7")
+            axes.text(right + 4, top + BOX_HEIGHT - 3, "+", size=9, weight="bold", va="center")
+
+
+def _arrow(axes: Axes, start: tuple, end: tuple, **style: str) -> None:
+    style |= {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, color="black", linewidth=1, **style))
+
+
+def boxes(network: nn.Module) -> list[Box]:
+    """What the diagram shows, in the order in which it runs; the last one is the output."""
+    with private_copy(network) as copy:
+        layers = trace(copy)
+        maps = [layer for layer in layers if 1 not in layer.motion.after]
+        groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
+        modules = {name: copy.get_submodule(name) for name, _ in groups}
+        shortcuts = _with_shortcut(copy, modules)
+    found = [
+        Box(
+            f"C{group[0].block}",
+            [name, " + ".join(map(_kernel, group)), _shape(copy, group[-1])],
+            _color(group),
+            name in shortcuts,
+            count_parameters(modules[name]),
+        )
+        for name, group in groups
+    ]
+    pooled = [layer.name for layer in layers if 1 in layer.motion.after]
+    heads = {n: m for n, m in copy.named_modules() if isinstance(m, nn.Linear) and n not in modules}
+    sizes = [f"{head.in_features} to {head.out_features}" for head in heads.values()]
+    lines = [", ".join(filter(None, [*pooled, *heads])), "pooling + linear", ", ".join(sizes)]
+    rest = count_parameters(network) - sum(box.parameters for box in found)
+    return [*found, Box("O", lines, PLAIN_COLOR, False, max(rest, 0))]
+
+
+def _module_name(layer: Layer) -> str:
+    """The module whose layers share a box: "c2a" of "c2a.dw"."""
+    return layer.name.rpartition(".")[0] or layer.name
+
+
+def _kernel(layer: Layer) -> str:
+    (height, width), (stride, _), (dilation, _) = (
+        layer.motion.kernel, layer.motion.stride, layer.motion.dilation
+    )  # fmt: skip
+    sizes = f"{height}x{width}" + f" s{stride}" * (stride > 1)
+    return "dw " * layer.is_depthwise + sizes + f" d{dilation}" * layer.is_dilated
+
+
+def _shape(network: nn.Module, layer: Layer) -> str:
+    """ "64x16x16" of the map that `layer` makes; without channels if its module has no number."""
+    channels = getattr(network.get_submodule(layer.name), "out_channels", None)
+    return "x".join(str(side) for side in (channels, *layer.motion.after) if side)
+
+
+def _color(group: list[Layer]) -> str:
+    if any(layer.is_dilated for layer in group):
+        return DILATION_COLOR
+    return STRIDE_COLOR if any(layer.downsamples for layer in group) else PLAIN_COLOR
+
+
+def _with_shortcut(network: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
+    """Those of `modules` whose output depends on their input when all their parameters are 0."""
+    calls = {}
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        calls[module] = args, kwargs
+
+    hooks = [m.register_forward_pre_hook(keep, with_kwargs=True) for m in modules.values()]
+    image = torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE).to(next(network.parameters()))
+    found = set()
+    with torch.no_grad():
+        network.eval()(image)
+        for hook in hooks:
+            hook.remove()
+        for name, module in modules.items():
+            if module not in calls:  # a list of modules, for example
+                continue
+            for parameter in module.parameters():
+                parameter.zero_()
+            args, kwargs = calls[module]
+            output = module(*args, **kwargs)
+            if isinstance(output, Tensor) and output.std() > 0:
+                found.add(name)
+    return found
+
+
+def draw_receptive_field(
+    network: nn.Module, image: np.ndarray | None, path: Path, effective: np.ndarray | None = None
+) -> None:
+    """The receptive field of the middle position after each layer, as squares over an image.
+
+    They are drawn around the image's middle pixel, where they lie if each convolution is padded
+    by half its extent.
+
+    Args:
+        image: uint8 (H, W, 3), enlarged or not, or None.
+        effective: of `activation_map.effective_receptive_field`, for a second panel.
+    """
+    fields = {x.after.rf: _module_name(x) for x in reversed(trace(network)) if _grows(x)}
+    fields = dict(reversed(fields.items()))  # each with the first layer that has it
+    reach = max([IMAGE_SIZE, *(max(rf) for rf in fields)]) / 2 + 2
+    figure = Figure(figsize=(WIDTH if effective is not None else 5.2, 3.8), dpi=DPI)
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(1, 1 if effective is None else 2, squeeze=False)[0]
+    middle = IMAGE_SIZE // 2
+    for axes in panels:
+        axes.set(xlim=(middle - reach, middle + reach), ylim=(middle + reach, middle - reach))
+        axes.set_facecolor("#d0d0d0")
+        axes.set_xlabel("pixels; grey is outside the image", size=8)
+        axes.tick_params(labelsize=7)
+    extent = (-0.5, IMAGE_SIZE - 0.5, IMAGE_SIZE - 0.5, -0.5)
+    if image is not None:
+        panels[0].imshow(image, extent=extent, interpolation="nearest")
+    panels[0].set_title("Receptive field after each layer", size=9)
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(fields)))
+    for (rf, name), color in zip(fields.items(), colors, strict=True):
+        _square(panels[0], rf, color, f"{name}: {'x'.join(map(str, rf))}")
+    panels[0].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    if effective is not None:
+        heat = panels[1].imshow(effective / effective.max(), "magma", extent=extent, vmin=0)
+        bar = figure.colorbar(heat, shrink=0.8)
+        bar.ax.tick_params(labelsize=7)
+        bar.set_label("mean absolute gradient / maximum", size=7)
+        _square(panels[1], max(fields), "black")
+        panels[1].set_title("Effective receptive field, trained", size=9)
+    save(figure, path)
+
+
+def _grows(layer: Layer) -> bool:
+    return layer.after.rf != layer.before.rf and 1 not in layer.motion.after
+
+
+def _square(axes: Axes, rf: tuple[int, int], color: object, label: str | None = None) -> None:
+    height, width = rf
+    corner = IMAGE_SIZE // 2 - width / 2, IMAGE_SIZE // 2 - height / 2
+    square = Rectangle(corner, width, height, fill=False, edgecolor=color, linewidth=1.5)
+    square.set(label=label, path_effects=[withStroke(linewidth=3, foreground="white")])
+    axes.add_patch(square)

@@ -1,0 +1,64 @@
+"""Accuracy of the recorded runs against their training time."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from records.evidence import RecipeRow
+from records.tables import as_table
+from report import pictures
+
+WIDTH, ROW, MARGINS = 830, 36, 70  # pixels at the width at which the README shows it
+OTHERWISE_SAID = ("dataset", "data-dir", "epochs", "model", "width", "device")
+
+
+def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
+    """A point for each recipe, labelled in the order of accuracy.
+
+    It is at the means of the runs' last accuracies and times; the bars are the standard deviation
+    of the accuracy and the range of the times.
+    """
+    runs = as_table(rows).assign(recipe=[row.recipe for row in rows])
+    recipes = [group for _, group in runs.groupby("recipe", sort=False)]
+    recipes.sort(key=lambda group: group.test_acc.mean())
+    height = MARGINS + max(290, ROW * len(recipes))
+    figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=1.5 * pictures.DPI)
+    axes = figure.add_axes([0.08, 50 / height, 0.46, 1 - MARGINS / height], xscale="log")
+    for index, group in enumerate(recipes):
+        minutes, accuracy = group.seconds / 60, group.test_acc
+        point = minutes.mean(), accuracy.mean()
+        times = [[point[0] - minutes.min()], [minutes.max() - point[0]]]
+        spread = accuracy.std() if len(group) > 1 else None
+        axes.errorbar(*point, spread, times, fmt="o", color=pictures.EVALUATED_COLOR, capsize=3)
+        axes.annotate(
+            _label(group.iloc[0], group), point, (1.05, (index + 0.5) / len(recipes)),
+            textcoords="axes fraction", size=8, va="center", parse_math=False,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "relpos": (0, 0.5)},
+        )  # fmt: skip
+    axes.set_xlim(runs.seconds.min() / 60 / 1.5, runs.seconds.max() / 60 * 1.5)
+    axes.xaxis.set(
+        major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
+        major_formatter=StrMethodFormatter("{x:g}"),
+    )  # fmt: skip
+    axes.set_xlabel("training time in minutes", size=9)
+    axes.set_ylabel("top-1 test accuracy of the last epoch, %", size=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    return pictures.save(figure, path)
+
+
+def _label(row: pd.Series, group: pd.DataFrame) -> str:
+    """Two lines: the accuracy, the network and the epochs; the devices, runs and other flags."""
+    command, *_ = row.recipe
+    flags = re.findall(r"--[\w-]+(?:[ =](?!--)\S+)*", command)
+    others = [flag for flag in flags if re.match(r"--([\w-]+)", flag)[1] not in OTHERWISE_SAID]
+    devices = sorted({device.split(",")[0] for device in group.device})
+    dataset = f" on {row.dataset}" if row.dataset != "cifar10" else ""
+    runs = f"{len(group)} run{'s' * (len(group) > 1)}"
+    first = f"{group.test_acc.mean():.2f} %  {row.model}, {row.epochs} epochs{dataset}"
+    lines = first, f"{runs}, {', '.join([*devices, ' '.join(others)])}".rstrip(", ")
+    return "\n".join(line if len(line) <= 58 else f"{line[:55]}..." for line in lines)
