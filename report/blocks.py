@@ -9,6 +9,7 @@ import pandas as pd
 from torch import nn
 
 from console.errors import UserError
+from constraints.checks import check
 from constraints.trace import tally_markdown
 from model import count_parameters
 from records import names
@@ -171,6 +172,14 @@ def visualization(run: FinishedRun) -> str:
     return text
 
 
+def constraints(run: FinishedRun) -> str:
+    lines = [
+        row(each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
+        for each in check(run.network)
+    ]
+    return "\n".join([heading("constraint", "kept", "found in the network"), *lines])
+
+
 def receptive_field(run: FinishedRun) -> str:
     return tally_markdown(run.network)
 
@@ -206,6 +215,7 @@ BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "TILE_GALLERY": tile_gallery,
     "VISUALIZATION": visualization,
     "NETWORK": network_pictures,
+    "CONSTRAINTS": constraints,
     "RF": receptive_field,
     "MODEL_SUMMARY": model_summary,
     "BENCH": lambda run: bench_table(run.results),
