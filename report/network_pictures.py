@@ -94,25 +94,26 @@ def _arrow(axes: Axes, start: tuple, end: tuple, **style: str) -> None:
 def boxes(network: nn.Module) -> list[Box]:
     """What the diagram shows, in the order in which it runs; the last one is the output."""
     with private_copy(network) as copy:
-        layers = trace(copy)
+        layers, known = trace(copy), dict(copy.named_modules())
         maps = [layer for layer in layers if 1 not in layer.motion.after]
         groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
-        modules = {name: copy.get_submodule(name) for name, _ in groups}
+        # a layer in the network's own forward has no module
+        modules = {name: known.get(name, nn.Identity()) for name, _ in groups}
         shortcuts = _with_shortcut(copy, modules)
     found = [
         Box(
             f"C{group[0].block}",
-            [name, " + ".join(map(_kernel, group)), _shape(copy, group[-1])],
+            [name, " + ".join(map(_kernel, group)), _shape(known, group[-1])],
             _color(group),
             name in shortcuts,
             count_parameters(modules[name]),
         )
         for name, group in groups
     ]
-    pooled = [layer.name for layer in layers if 1 in layer.motion.after]
-    heads = {n: m for n, m in copy.named_modules() if isinstance(m, nn.Linear) and n not in modules}
+    pooled = [x.name for x in layers if 1 in x.motion.after and x.name in known]
+    heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in modules}
     sizes = [f"{head.in_features} to {head.out_features}" for head in heads.values()]
-    lines = [", ".join(filter(None, [*pooled, *heads])), "pooling + linear", ", ".join(sizes)]
+    lines = [", ".join([*pooled, *heads]), "pooling + linear", ", ".join(sizes)]
     rest = count_parameters(network) - sum(box.parameters for box in found)
     return [*found, Box("O", lines, PLAIN_COLOR, False, max(rest, 0))]
 
@@ -130,9 +131,9 @@ def _kernel(layer: Layer) -> str:
     return "dw " * layer.is_depthwise + sizes + f" d{dilation}" * layer.is_dilated
 
 
-def _shape(network: nn.Module, layer: Layer) -> str:
+def _shape(modules: dict[str, nn.Module], layer: Layer) -> str:
     """ "64x16x16" of the map that `layer` makes; without channels if its module has no number."""
-    channels = getattr(network.get_submodule(layer.name), "out_channels", None)
+    channels = getattr(modules.get(layer.name), "out_channels", None)
     return "x".join(str(side) for side in (channels, *layer.motion.after) if side)
 
 
@@ -205,7 +206,7 @@ def draw_receptive_field(
         bar = figure.colorbar(heat, shrink=0.8)
         bar.ax.tick_params(labelsize=7)
         bar.set_label("mean absolute gradient / maximum", size=7)
-        _square(panels[1], max(fields), "black")
+        _square(panels[1], max(fields, default=(1, 1)), "black")
         panels[1].set_title("Effective receptive field, trained", size=9)
     save(figure, path)
 

@@ -10,7 +10,6 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from console.errors import UserError, print_error
-from data import as_tensor
 from records import names
 from records.checkpoints import Checkpoint, load_weights
 from records.run import LogRow, write_class_report, write_confusion
@@ -73,7 +72,8 @@ def _draw_network(out: Path, trainer: Trainer) -> bool:
 
 
 def _normalised(trainer: Trainer, images: np.ndarray) -> Tensor:
-    return trainer.normalise(as_tensor(images).to(trainer.device))
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return trainer.normalise(batch.to(trainer.device))
 
 
 def _shown(trainer: Trainer) -> np.ndarray:

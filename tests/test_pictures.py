@@ -61,7 +61,7 @@ def test_a_wrong_prediction_is_titled_by_prediction_and_label(tmp_path):
     figure = pictures.draw_predictions(
         images, ["cat", "dog"], ["frog", "dog"], "caption", tmp_path / "grid.png"
     )
-    assert [axes.get_title() for axes in figure.axes] == ["frog, label cat", "dog"]
+    assert [text.get_text() for text in figure.texts] == ["caption", "frog, label cat", "dog"]
 
 
 def test_wrong_predictions_are_red(tmp_path):

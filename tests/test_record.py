@@ -9,7 +9,9 @@ from conftest import run_script, train
 from records import names
 from records.evidence import RecipeRow
 from records.run import read_config, read_log
-from records.tables import read_table
+from records.tables import read_rows, read_table
+from report.blocks import BLOCKS, FinishedRun
+from report.recipes_picture import draw_recipes
 
 
 def rows(results):
@@ -30,6 +32,15 @@ def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
         assert (row["seed"], row["epochs"], row["params"]) == (seed, 2, config.parameters)
         assert row["command"] == config.command
         assert row["model"] == "Net, width 0.25"
+
+    block = BLOCKS["RECIPES"](FinishedRun(results, tmp_path))
+    assert f"results/{names.RECIPES_PLOT.as_posix()}" in block
+    figure = draw_recipes(read_rows(results / names.RECIPES, RecipeRow), tmp_path / "recipes.png")
+    (label,) = figure.axes[0].texts
+    assert label.get_text() == (
+        f"{sum(row['test_acc'] for row in rows(results)) / 2:.2f} %  Net, width 0.25, 2 epochs "
+        "on small\n2 runs, CPU, --batch-size 32 --workers 0"
+    )
 
     before = rows(results)
     assert run_script("experiments.record", folders[0], "--results", results).status == 0

@@ -1,0 +1,78 @@
+"""Pictures of a network show what its module does."""
+
+import pytest
+import torch
+from conftest import run_script
+from test_pictures import assert_drawn
+from torch import nn
+from torch.nn import functional as F
+
+from model import ConvBlock, Net, ResidualNet, count_parameters
+from records import names
+from report.activation_map import effective_receptive_field
+from report.network_pictures import boxes, draw_blocks
+
+
+def test_boxes_of_the_published_network():
+    network = Net()
+    found = boxes(network)
+    assert [box.block for box in found] == [*["C1"] * 3, *["C2"] * 2, *["C3"] * 2, *["C4"] * 2, "O"]
+    assert found[2].lines == ["c1c", "3x3 s2", "48x16x16"]
+    assert found[7].lines == ["c4a", "dw 3x3 d2 + 1x1", "128x4x4"]
+    assert found[-1].lines == ["gap, fc", "pooling + linear", "128 to 10"]
+    assert sum(box.parameters for box in found) == count_parameters(network)
+    assert not any(box.has_shortcut for box in found)
+
+
+def test_shortcuts_are_those_of_the_residual_blocks():
+    shortcuts = [box.lines[0] for box in boxes(ResidualNet(width=0.25)) if box.has_shortcut]
+    blocks = (("c2", 3), ("c3", 5), ("c4", 2))
+    assert shortcuts == [f"{block}.{i}" for block, count in blocks for i in range(count)]
+
+
+class Edited(Net):
+    """Has layers in a list, and layers in its own forward."""
+
+    def __init__(self):
+        super().__init__(width=0.25)
+        self.c2a = nn.ModuleList([nn.Conv2d(12, 16, 3, padding=1), ConvBlock(16, 16)])
+
+    def forward(self, images):
+        x = F.conv2d(images, self.c1a.conv.weight, padding=1)
+        x = self.c2a[0](self.c1c(self.c1b(x)))
+        x = x + self.c2a[1](x)
+        x = self.c4b(self.c4a(self.c3b(self.c3a(self.c2b(x)))))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_an_edited_network_is_drawn(tmp_path):
+    found = boxes(Edited())
+    assert found[0].lines == ["forward", "3x3", "32x32"]
+    assert [box.lines[0] for box in found if box.block == "C2"] == ["c2a", "c2a.1", "c2b"]
+    assert found[-1].lines[0] == "fc"
+    draw_blocks(Edited(), tmp_path / "network.png")
+    assert_drawn(tmp_path / "network.png", (1245, 438))
+
+
+def test_the_effective_field_is_what_the_centre_of_the_last_map_can_see():
+    """Position 2 of 4 sees 23 pixels around pixel 16, and by dilation those around pixel 0."""
+    effective = effective_receptive_field(Net(), torch.randn(8, 3, 32, 32))
+    assert (effective[:28, :28] > 0).all()
+    assert (effective[28:] == 0).all()
+    assert (effective[:, 28:] == 0).all()
+
+
+@pytest.mark.parametrize("model", ["Net", "ResidualNet"])
+def test_model_command_saves_pictures(model, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    outcome = run_script("model", "--model", model, "--save", folder)
+    assert (outcome.status, outcome.err) == (0, "")
+    heights = {"Net": 438, "ResidualNet": 753}
+    assert_drawn(folder / names.BLOCK_DIAGRAM.name, (1245, heights[model]))
+    assert_drawn(folder / names.RECEPTIVE_FIELD.name, (780, 570))
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    run_script("model", "--save", tmp_path / "file").assert_refused("--save", "file")
+    assert (tmp_path / "file").read_text() == "mine"
