@@ -130,5 +130,5 @@ def draw_explanations(
 
 
 def caption_of(source: str) -> str:
-    """The name of a file without the characters that fonts lack or that break a line."""
-    return "".join(c if c.isprintable() else "?" for c in Path(source).name)
+    """The name of a file, as much of it as fits, without characters that break a line."""
+    return "".join(c if c.isprintable() else "?" for c in Path(source).name[-56:])

@@ -112,7 +112,7 @@ def _draw_predictions(
             [f"{class_names[label]} {100 * values[label]:.1f} %" for label in pair]
             for pair, values in zip(classes, probabilities[shown], strict=True)
         ]
-        caption += "class activation maps of the prediction (red) and the label"
+        caption += "activation maps: prediction (red), label"
         return draw_maps(images, maps, titles, caption, grid, 2, pictures.WRONG_COLOR)
     shown = mistakes[: pictures.GRID_IMAGES]
     pairs = true[shown], predicted[shown]
