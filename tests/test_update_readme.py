@@ -117,7 +117,7 @@ def test_the_command_names_the_blocks_that_it_leaves_out(repo):
     outcome = update(repo)
     assert (outcome.status, outcome.err) == (0, "")
     (line,) = [line for line in outcome.out.splitlines() if "no markers for" in line]
-    assert "RECIPES, ABLATION, CLASSES, RF, BENCH" in line
+    assert "RECIPES, ABLATION, CLASSES, NETWORK, RF, BENCH" in line
     assert b"\nold\n" not in readme.read_bytes()
 
 
@@ -181,7 +181,7 @@ def test_blocks_show_the_run(repo):
     readme = repo / "docs" / "README.md"
     text = readme.read_text("utf-8")
     images = Images(re.sub(r"```.*?```", "", text, flags=re.DOTALL)).found
-    assert len(images) == 3 + 8 + 8 + 3
+    assert len(images) == 3 + 8 + 8 + 3 + 2
     for image in images:
         assert image["alt"]
         assert (readme.parent / unquote(image["src"])).is_file()
