@@ -23,6 +23,7 @@ if __name__ == "__main__":  # here, so that flags are checked before torch is im
 import torch
 from torch import Tensor, nn
 
+from console.errors import UserError
 from recipe import NETWORKS
 
 
@@ -76,8 +77,7 @@ def scaled(channels: int, width: float) -> int:
 class Net(nn.Module):
     """Images (B, 3, 32, 32), normalised float -> logits (B, num_classes).
 
-    `width` scales every channel count but the input's and the classes', rounded to a
-    multiple of 4. Width 1.0 with 10 classes has 84,322 parameters.
+    `width` scales all numbers of channels except the input's, rounded to a multiple of 4. Width 1.0 with 10 classes has 84,322 parameters.
     """
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):
@@ -137,16 +137,19 @@ class ResidualNet(nn.Module):
 def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
     """Builds the network class `model`, one of `recipe.NETWORKS`, from its constructor's arguments.
 
-    The network has two more attributes, `name` and `arguments` (complete with defaults). A
+    Sets two attributes of the network, `name` and `arguments` (complete with defaults). A
     checkpoint stores them, so that `build_network(name, **arguments)` builds it again.
 
     Raises:
-        KeyError, TypeError: there is no such network, or its constructor has other arguments.
+        UserError: there is no such network, or its constructor has other arguments.
     """
     if model not in NETWORKS:
-        raise KeyError(model)
+        raise UserError(f"model.py has no network {model}; it has {', '.join(NETWORKS)}")
     network_class = globals()[model]
-    call = inspect.signature(network_class).bind(**arguments)
+    try:
+        call = inspect.signature(network_class).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{model} in model.py: {error}") from error
     call.apply_defaults()
     network = network_class(**call.arguments)
     network.name, network.arguments = model, call.arguments

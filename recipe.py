@@ -13,13 +13,16 @@ AUGMENTERS = ("albumentations", "device")
 
 
 def setting(default: Any, help: str, choices: tuple[str, ...] | None = None, **bounds: float):
-    """A field with a default, a help text and either choices or bounds (`console.flags.number`)."""
+    """A field with a default, a help text, and choices or bounds (see `console.flags.number`)."""
     return field(default=default, metadata={"help": help, "choices": choices, "bounds": bounds})
 
 
 @dataclass(frozen=True)
 class Network:
-    """The network's class in `model.py`, and the arguments of its constructor that have a flag."""
+    """The network's class in `model.py`, and the constructor's arguments that have a flag.
+
+    A field added here becomes a flag of train.py; every class in NETWORKS must take it.
+    """
 
     model: str = setting("Net", "network", choices=NETWORKS)
     width: float = setting(1.0, "channel multiplier", above=0, below=100)
@@ -60,7 +63,9 @@ class Recipe:
     momentum: float = setting(0.9, "momentum of SGD", at_least=0, below=1)
     muon_momentum: float = setting(0.95, "momentum of Muon", at_least=0, below=1)
     weight_decay: float = setting(
-        5e-4, "L2 penalty of SGD; Muon's decoupled decay is this / (1 - momentum)", at_least=0
+        5e-4,
+        "L2 penalty of SGD; Muon's decoupled decay is this / (1 - momentum of SGD)",
+        at_least=0,
     )
     label_smoothing: float = setting(
         0.1, "share of the target that is spread over all classes", at_least=0, below=1
@@ -69,7 +74,7 @@ class Recipe:
         0.8, "with --teacher, the weight of its targets in the loss", at_least=0, at_most=1
     )
     temperature: float = setting(
-        3.0, "with --teacher, what logits are divided by before the softmax", above=0
+        3.0, "with --teacher, the divisor of the logits before the softmax", above=0
     )
     augment: str = setting(
         "albumentations",

@@ -34,7 +34,7 @@ from recipe import Recipe
 from records import names
 from records.files import check_writable, sole_writer
 
-if TYPE_CHECKING:  # main imports them once the flags are checked
+if TYPE_CHECKING:  # at run time they are imported after the flags are checked
     import torch
     from torch import Tensor
 
@@ -109,7 +109,7 @@ def main() -> None:
         keep_freed_memory()
         print_data(data)
         check_batch_size(recipe.batch_size, len(data.train_labels), world.size)
-        join(world, device)  # after a download, for which others wait no longer than TIMEOUT
+        join(world, device)  # after the download: joined processes wait for TIMEOUT at most
         batches = training_batches(data, recipe, device, args.workers, world.local_size)
         trainer = make_trainer(args, recipe, data, device, world)
         with sole_writer(args.out) if world.is_first else nullcontext():
@@ -123,7 +123,7 @@ def main() -> None:
 def make_trainer(
     args: argparse.Namespace, recipe: Recipe, data: ImageData, device: torch.device, world: World
 ) -> Trainer:
-    """A trainer of a new network."""
+    """Builds the network and its trainer."""
     import torch
 
     from constraints.checks import check_output
@@ -131,26 +131,19 @@ def make_trainer(
     from training.devices import device_description
     from training.distillation import distillation, fingerprint, load_teacher
     from training.find_lr import rising_schedule
-    from training.optimizers import linear_schedule
-    from training.trainer import Trainer, cross_entropy
+    from training.trainer import Trainer
 
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
     check_output(network, len(data.classes))
     network.to(device, memory_format=torch.channels_last)
-    teacher = load_teacher(args.teacher, data) if args.teacher else None
-    if teacher:
-        teacher.to(device, memory_format=torch.channels_last)
-    trainer = Trainer(
-        network,
-        data,
-        recipe,
-        device,
-        compiled=args.compile,
-        world=world,
-        loss=distillation(teacher) if teacher else cross_entropy,
-        schedule=rising_schedule if args.find_lr else linear_schedule,
-    )
+    replaced, teacher = {}, None  # what differs from the defaults of Trainer
+    if args.find_lr:
+        replaced["schedule"] = rising_schedule
+    if args.teacher:
+        teacher = load_teacher(args.teacher, data).to(device, memory_format=torch.channels_last)
+        replaced["loss"] = distillation(teacher)
+    trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **replaced)
     trainer.settings["teacher"] = fingerprint(teacher) if teacher else None
     parameters = f"{count_parameters(network):,} parameters"
     print(f"network: {parameters}, on {device_description(device)}")
@@ -230,7 +223,7 @@ def draw(
     first_batch: tuple[Tensor, Tensor],
     board: Board | None,
 ) -> None:
-    """Writes the tables and pictures of the finished run; says how to do so later if it fails."""
+    """Writes the tables and pictures of the finished run; if that fails, the error says how to do it later."""
     from report.results import draw_results
 
     try:

@@ -61,6 +61,7 @@ def add_setting_flags(group, kind: type, *only: str) -> None:
                 add_setting_flags(group, type(field.default))
         elif not only or field.name in only:
             choices, bounds = field.metadata["choices"], field.metadata["bounds"]
+            assert type(field.default) is not bool, "settings are numbers or choices"
             group.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 default=field.default,

@@ -1,6 +1,6 @@
 """The sources of images that --dataset can name, in one table.
 
-A source is a module of this room with a function `load(dataset, data_dir)` that returns an
+A source is a module of this folder with a function `load(dataset, data_dir)` that returns an
 `image_data.ImageData`, and a row of SOURCES, from which the flag, its help and its errors are
 made. The module is imported when its source is used, since the libraries in it take seconds.
 """

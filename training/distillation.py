@@ -53,7 +53,9 @@ def distillation(teacher: nn.Module) -> Callable[[Trainer, Tensor, Tensor], tupl
     T = `Recipe.temperature`; T^2 keeps the size of their gradients (Hinton et al., section 2).
     """
 
-    def loss(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def distilled_cross_entropy(
+        trainer: Trainer, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
         weight, temperature = trainer.recipe.teacher_weight, trainer.recipe.temperature
         with torch.no_grad():
             targets = (teacher(images).float() / temperature).log_softmax(1)
@@ -63,4 +65,4 @@ def distillation(teacher: nn.Module) -> Callable[[Trainer, Tensor, Tensor], tupl
         own = F.cross_entropy(logits, labels)
         return (1 - weight) * own + weight * temperature**2 * divergence, logits
 
-    return loss
+    return distilled_cross_entropy

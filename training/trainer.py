@@ -35,12 +35,15 @@ from training.devices import device_description, training_precision
 from training.optimizers import Together, linear_schedule, make_optimizers, restore
 from training.processes import ALONE, World
 
-STATISTICS_BATCHES = 20  # of an epoch's last ones, from which batch-norm statistics are computed
+STATISTICS_BATCHES = 20  # last batches of an epoch, for computing batch-norm statistics again
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2000, "mps": 2000}  # images; on a CPU more is no faster
 
 
 def cross_entropy(trainer: Trainer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy with label smoothing of a batch, and its logits (B, classes)."""
+    """Mean cross-entropy with label smoothing of a batch, and its logits (B, classes).
+
+    The log shows cross-entropy without label smoothing, whatever the loss is (see `Sums`).
+    """
     logits = trainer.training_logits(images).float()
     loss = F.cross_entropy(logits, labels, label_smoothing=trainer.recipe.label_smoothing)
     return loss, logits
@@ -55,7 +58,7 @@ class Trainer:
             images are evaluated.
         compiled: whether to use torch.compile for training steps.
         world: the processes that train together; each has a Trainer of its own.
-        loss: a function like `cross_entropy`.
+        loss: takes (trainer, images, labels); returns the mean loss and the logits (B, classes).
         optimizers: a function like `make_optimizers`; their learning rates are the peaks.
         schedule: a function like `linear_schedule`.
     """
@@ -94,16 +97,18 @@ class Trainer:
         if compiled:  # CUDA graphs cannot include the communication between processes
             mode = "reduce-overhead" if device.type == "cuda" and world.size == 1 else None
             self.training_logits = torch.compile(self.training_logits, mode=mode, dynamic=False)
-        self.settings = {
+        self.settings = {  # a resumed run must have the same
             **as_flags(recipe),
             "network": hashlib.sha256(str(network).encode()).hexdigest()[:12],
             "data set": data.fingerprint[:12],
-        }  # which a resumed run must share
+            "loss": loss.__name__,
+            "optimizers": ", ".join(type(each).__name__ for each in self.optimizers),
+        }
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Takes one optimizer step; returns the batch's logits (B, classes) from before it.
+        """Takes one optimizer step; returns the batch's logits (B, classes) before it.
 
-        If a gradient overflows in float16, no optimizer steps, nor does the schedule.
+        If a gradient overflows in float16, neither the optimizers nor the schedule advance.
         """
         for group in self.together.param_groups:
             group["lr"] = group["peak_lr"] * self.learning_rate()
@@ -142,7 +147,7 @@ class Trainer:
         )
         recent = deque(maxlen=STATISTICS_BATCHES)
         train_loss, train_acc = self.train(bar, recent)
-        # the running statistics lag behind the weights, by far in an epoch of a few steps
+        # the running statistics lag behind the weights, by a lot if an epoch has few steps
         update_bn((self.normalise(images) for images in recent), self.network)
         trained = time.perf_counter()
         loss, accuracy = self.evaluate()
@@ -200,7 +205,7 @@ class Trainer:
         return torch.cat(parts).numpy()
 
     def config(self, command: str, flags: dict[str, Any], checks: list[Check]) -> Config:
-        """What is run, on what, as of now."""
+        """A record of this run: command, data, network, device and versions."""
         data, processes = self.data, self.world.size
         packages = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
         versions = {name: importlib.metadata.version(name) for name in packages}
