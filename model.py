@@ -77,7 +77,8 @@ def scaled(channels: int, width: float) -> int:
 class Net(nn.Module):
     """Images (B, 3, 32, 32), normalised float -> logits (B, num_classes).
 
-    `width` scales all numbers of channels except the input's, rounded to a multiple of 4. Width 1.0 with 10 classes has 84,322 parameters.
+    `width` scales all numbers of channels except the input's, rounded to a multiple of 4.
+    Width 1.0 with 10 classes has 84,322 parameters.
     """
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):

@@ -64,7 +64,7 @@ class Recipe:
     muon_momentum: float = setting(0.95, "momentum of Muon", at_least=0, below=1)
     weight_decay: float = setting(
         5e-4,
-        "L2 penalty of SGD; Muon's decoupled decay is this / (1 - momentum of SGD)",
+        "L2 penalty of SGD; the decoupled decay of Muon is this / (1 - momentum of SGD)",
         at_least=0,
     )
     label_smoothing: float = setting(

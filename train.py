@@ -223,7 +223,7 @@ def draw(
     first_batch: tuple[Tensor, Tensor],
     board: Board | None,
 ) -> None:
-    """Writes the tables and pictures of the finished run; if that fails, the error says how to do it later."""
+    """Writes the tables and pictures of the finished run; an error says how to do it later."""
     from report.results import draw_results
 
     try:
