@@ -96,7 +96,7 @@ def results_table(run: FinishedRun) -> str:
         "Updated": escaped(config.updated),
     }
     lines = [row(name, value) for name, value in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    return "\n".join([heading("figure", "value"), *lines])
 
 
 def plots(run: FinishedRun) -> str:
