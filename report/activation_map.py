@@ -19,8 +19,8 @@ COLORS = matplotlib.colormaps["magma"]
 OPACITY = 0.65  # of a map over its image
 
 
-def last_map(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The map that is pooled, (B, channels, H, W), and the logits of normalised images.
+def last_map(network: nn.Module, images: Tensor) -> Tensor:
+    """The map that is pooled, (B, channels, H, W), of normalised images (B, 3, H, W).
 
     Raises:
         UserError: the logits are not the mean of the input of `gap`, passed through `fc`.
@@ -33,7 +33,7 @@ def last_map(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         if len(inputs) == 1 and inputs[0].ndim == 4:
             difference = (fc(inputs[0].mean((2, 3))) - logits).abs().max()
             if difference <= 0.01 * logits.abs().max():
-                return inputs[0], logits
+                return inputs[0]
     raise UserError(
         "a class activation map needs a network whose logits are self.fc(self.gap(x).flatten(1)), "
         "with global average pooling and one linear layer, as those in model.py"
@@ -51,7 +51,7 @@ def class_maps(network: nn.Module, images: Tensor, classes: Tensor) -> np.ndarra
     Raises:
         UserError: as `last_map`.
     """
-    features, _ = last_map(network, images)
+    features = last_map(network, images)
     rows = network.fc.weight[classes.to(images.device)]
     return torch.einsum("bchw,bkc->bkhw", features, rows).cpu().numpy()
 
@@ -68,7 +68,7 @@ def effective_receptive_field(network: nn.Module, images: Tensor) -> np.ndarray:
         UserError: as `last_map`.
     """
     images = images.detach().requires_grad_()
-    features, _ = last_map(network, images)
+    features = last_map(network, images)
     height, width = features.shape[2:]
     (gradient,) = torch.autograd.grad(features[:, :, height // 2, width // 2].sum(), images)
     return gradient.abs().mean((0, 1)).cpu().numpy()
