@@ -69,14 +69,12 @@ def main() -> None:
             flags = [*args.flags, *shlex.split(RUNS[name].flags), "--seed", seed, "--out", out]
             if is_finished(out):
                 print(f"{out}: is finished", flush=True)
-                continue
-            status = call("train.py", *flags, *["--resume"] * (out / names.LAST).exists())
-            if status == 2:  # a bad flag, which train.py has named
-                sys.exit(status)
-            if status == 0:
-                call("-m", "experiments.record", out, "--results", args.results)
-            else:
+            elif status := call("train.py", *flags, *["--resume"] * (out / names.LAST).exists()):
+                if status == 2:  # a bad flag, which train.py has named
+                    sys.exit(status)
                 print(f"{out}: passed over", flush=True)
+                continue
+            call("-m", "experiments.record", out, "--results", args.results)
 
 
 def is_finished(out: Path) -> bool:

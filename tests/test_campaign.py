@@ -25,9 +25,11 @@ def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, ca
     (tmp_path / "small-seed1").rename(tmp_path / "small-seed0")
     monkeypatch.setitem(campaign.RUNS, "small", campaign.Run("", seeds=1))
     capfd.readouterr()
+    (tmp_path / names.RECIPES).unlink()  # as if the campaign had been killed before
     again = run_script(*run)
     assert "small-seed0: is finished" in again.out
-    assert capfd.readouterr().out == ""
+    assert "epoch 1/1" not in capfd.readouterr().out
+    assert len(read_table(tmp_path / names.RECIPES, RecipeRow)) == 1
 
 
 def test_a_bad_flag_for_train_py_ends_the_campaign(tmp_path, capfd):
