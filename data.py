@@ -65,13 +65,15 @@ def check_batch_size(batch_size: int, images: int, processes: int = 1) -> None:
     """Raises UserError if there are too few images for one batch, or for all processes."""
     if batch_size > images:
         raise UserError(
-            f"--batch-size {batch_size} is above the {images} training images; use a smaller one"
+            f"--batch-size {batch_size} is above the {images} training images; use a smaller one",
+            status=2,
         )
     last = images % batch_size or batch_size
     if last < processes:
         raise UserError(
             f"--batch-size {batch_size} leaves a last batch of {last} images for {processes} "
-            "processes; use another one, or fewer processes"
+            "processes; use another one, or fewer processes",
+            status=2,
         )
 
 

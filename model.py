@@ -23,7 +23,7 @@ if __name__ == "__main__":  # here, so that flags are checked before torch is im
 import torch
 from torch import Tensor, nn
 
-from console.errors import UserError
+from console.errors import UserError, described
 from recipe import NETWORKS
 
 
@@ -152,7 +152,10 @@ def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
     except TypeError as error:
         raise UserError(f"{model} in model.py: {error}") from error
     call.apply_defaults()
-    network = network_class(**call.arguments)
+    try:
+        network = network_class(**call.arguments)
+    except Exception as error:  # whatever an edit raises
+        raise UserError(f"{model} cannot be built: {described(error)}") from error
     network.name, network.arguments = model, call.arguments
     return network
 

@@ -73,7 +73,8 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     place.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
-        help="checkpoint of a trained network whose probabilities are targets too (default: none)",
+        help="checkpoint of a trained network whose probabilities are targets in place of smoothed "
+        "labels (default: none)",
     )  # fmt: skip
     place.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"

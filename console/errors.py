@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,17 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def described(error: Exception, *passed_over: str) -> str:
+    """What `error` says and which line of the project raised it, not of torch or `passed_over`."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and frame.filename not in passed_over
+    ]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 class Stopped(KeyboardInterrupt):
@@ -185,6 +197,9 @@ def run(main: Callable[[], None]) -> None:
         wanted = EXTRA_PACKAGES.get(package, "-r requirements.txt")
         status = 1
         _print_failure(f"{package} is not installed: pip install {wanted}")
+    except SyntaxError as error:  # in a file that the user has edited
+        status = 1
+        _print_failure(f"{error.filename}, line {error.lineno}: {error.msg}")
     except BrokenPipeError:  # the reader of a pipe, `head` for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

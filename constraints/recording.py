@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from console.errors import UserError
+from console.errors import UserError, described
 from recipe import IMAGE_SIZE
 
 
@@ -105,7 +105,7 @@ def record(network: nn.Module, num_classes: int | None = None) -> list[Recording
         if shape != [2, classes]:
             found = f"returns a {type(logits).__name__} {shape or ''}"
             if error:
-                found = f"raises {type(error).__name__}: {error}"
+                found = f"raises {described(error, __file__)}"
             raise UserError(
                 f"the network must turn images {list(recording.images.shape)} into logits "
                 f"[2, {classes}], but in {mode} mode it {' '.join(found.split())[:300]}"

@@ -4,9 +4,9 @@
     python -m experiments.campaign --only residual-25 net-100     # two of them
     python -m experiments.campaign -- --augment device --compile  # with other flags for train.py
 
-A finished run is added to results/recipes.csv. A run that was stopped is resumed, and one that is
-finished is passed over, so the command can be given again at any time. Given twice at the same
-time, it trains two runs at once: a run whose folder is in use is passed over.
+A finished run is added to results/recipes.csv. A run that was stopped is resumed and a finished one
+is skipped, so the command can be repeated at any time. Two copies that are started together train
+different runs: a run whose folder is in use is skipped.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main() -> None:
             elif status := call("train.py", *flags, *["--resume"] * (out / names.LAST).exists()):
                 if status == 2:  # a bad flag, which train.py has named
                     sys.exit(status)
-                print(f"{out}: passed over", flush=True)
+                print(f"{out}: failed with status {status}, skipped", flush=True)
                 continue
             call("-m", "experiments.record", out, "--results", args.results)
 

@@ -6,6 +6,7 @@ made. The module is imported when its source is used, since the libraries in it 
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def source_of(dataset: str) -> Source:
     for source in SOURCES:
         if source.matches(dataset):
             return source
-    if Path(dataset).suffix and not Path(dataset).exists():
+    if not Path(dataset).exists() and (Path(dataset).suffix or os.sep in dataset):
         raise UserError(f"there is no file {dataset}")
     kinds = ", ".join(source.name for source in SOURCES)
     raise UserError(f"{dataset} is none of these: {kinds}")

@@ -1,7 +1,7 @@
 """Columns of the measurements over many runs (`names` lists their files)."""
 
 import os
-import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from records import STRICT
 
 PROJECT = Path(__file__).resolve().parent.parent
+NOT_OF_THE_RECIPE = ("--seed", "--out", "--dataset", "--data-dir", "--device", "--workers")
 UNCHANGED = "none"  # the change of an ablation's run that has none
 
 
@@ -34,8 +35,18 @@ def current_commit(project: Path = PROJECT) -> str:
 
 
 def without_seed(command: str) -> str:
-    """A command of train.py without the flags that differ between runs of one recipe."""
-    return re.sub(r" --(seed|out)[ =]\S+", "", command)
+    """A command of train.py without the flags that may differ between runs of one recipe.
+
+    The data set is compared by its name, so it does not matter where it lies.
+    """
+    words, kept = shlex.split(command), []
+    while words:
+        flag, equals, value = words.pop(0).partition("=")
+        if flag not in NOT_OF_THE_RECIPE:
+            kept.append(flag + equals + value)
+        elif not equals:
+            words = words[1:]
+    return shlex.join(kept)
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class RecipeRow:
 
     @property
     def recipe(self) -> tuple:
-        """What runs that differ in their seed alone share: the command and the network."""
+        """The key that runs of one recipe with different seeds share."""
         command = without_seed(self.command)
         return command, self.model, self.params, self.mult_adds, self.dataset
 

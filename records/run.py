@@ -137,6 +137,8 @@ def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Check
         best = replace(last, training=None)
         save_checkpoint(path, best)
         return best
+    if not path.exists():
+        raise UserError(f"{path} is missing; leave out --resume to start anew")
     best = load_checkpoint(path)
     same_run = ("network", "arguments", "classes", "mean", "std")
     expected = {name: getattr(last, name) for name in same_run}

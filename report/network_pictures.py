@@ -1,4 +1,4 @@
-"""Pictures of a network's blocks and of its receptive field, drawn from the live module."""
+"""Pictures of a network's blocks and of its receptive field, computed from the module itself."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -57,7 +57,8 @@ def draw_blocks(network: nn.Module, path: Path) -> None:
     for color, text, x in ((STRIDE_COLOR, "s: stride", 17), (DILATION_COLOR, "d: dilation", 97)):
         axes.add_patch(Rectangle((x, height - 20), 12, 12, fc=color, ec="black", lw=0.8))
         axes.text(x + 18, height - 14, text, size=7, va="center")
-    note = "dw: depthwise   + : shortcut   channels x height x width, of an image 3x32x32"
+    shortcut = "   + : shortcut" * any(box.has_shortcut for column in columns for box in column)
+    note = f"dw: depthwise{shortcut}   channels x height x width, of an image 3x32x32"
     axes.text(190, height - 14, note, size=7, va="center")
     save(figure, path)
 
@@ -103,7 +104,7 @@ def boxes(network: nn.Module) -> list[Box]:
     found = [
         Box(
             f"C{group[0].block}",
-            [name, " + ".join(map(_kernel, group)), _shape(known, group[-1])],
+            [name, ", ".join(map(_kernel, group)), _shape(known, group[-1])],
             _color(group),
             name in shortcuts,
             count_parameters(modules[name]),
@@ -113,7 +114,7 @@ def boxes(network: nn.Module) -> list[Box]:
     pooled = [x.name for x in layers if 1 in x.motion.after and x.name in known]
     heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in modules}
     sizes = [f"{head.in_features} to {head.out_features}" for head in heads.values()]
-    lines = [", ".join([*pooled, *heads]), "pooling + linear", ", ".join(sizes)]
+    lines = [", ".join([*pooled, *heads]), "pooling, linear", ", ".join(sizes)]
     rest = count_parameters(network) - sum(box.parameters for box in found)
     return [*found, Box("O", lines, PLAIN_COLOR, False, max(rest, 0))]
 

@@ -1,4 +1,4 @@
-"""A campaign trains its runs, records them, passes over what fails and repeats nothing."""
+"""A campaign trains its runs, records them, skips what fails and repeats nothing."""
 
 from conftest import run_script
 
@@ -16,7 +16,7 @@ def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, ca
     run = ("experiments.campaign", *flags, "--dataset", small_npz)
     outcome = run_script(*run)
     assert (outcome.status, outcome.err) == (0, "")
-    assert "small-seed0: passed over" in outcome.out
+    assert "small-seed0: failed with status 1, skipped" in outcome.out
     (row,) = read_table(tmp_path / names.RECIPES, RecipeRow).to_dict("records")
     assert row["seed"] == 1
     assert row["command"].startswith(f"python train.py --dataset {small_npz} --width 0.25")

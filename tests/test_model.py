@@ -1,8 +1,12 @@
 """The published network: its channels, sizes and parameters, at any width."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import run_script
+from conftest import REPO, Outcome, run_script
 
 from model import Net, count_parameters
 from report.layer_table import layer_table
@@ -72,3 +76,24 @@ def test_command_fails_with_a_broken_constraint():
 @pytest.mark.parametrize("width", ["0", "-1", "nan", "wide"])
 def test_bad_width(width):
     run_script("model", "--width", width).assert_refused("--width", status=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "edited", "words"),
+    [
+        ("self.c3a = ConvBlock(", "self.c3a = ConvBlok(", ["NameError", "model.py, line"]),
+        ("self.gap(x)", "self.gab(x)", ["AttributeError", "model.py, line"]),
+        ("self.c2b(self.c2a(x))", "self.c2b(self.c2a(x)", ["model.py, line", "never closed"]),
+    ],
+)
+def test_a_broken_edit_is_named_in_one_line(line, edited, words, tmp_path):
+    copy = tmp_path / "repository"
+    shutil.copytree(REPO, copy, ignore=shutil.ignore_patterns("data", "node_modules", ".git"))
+    source = (copy / "model.py").read_text("utf-8")
+    assert line in source
+    (copy / "model.py").write_text(source.replace(line, edited, 1), "utf-8")
+    command = "train.py --dataset digits --limit-train 200 --epochs 1 --out out"
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=copy, capture_output=True, text=True
+    )
+    Outcome(done.returncode, done.stdout, done.stderr).assert_refused(*words)

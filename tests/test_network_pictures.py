@@ -18,8 +18,8 @@ def test_boxes_of_the_published_network():
     found = boxes(network)
     assert [box.block for box in found] == [*["C1"] * 3, *["C2"] * 2, *["C3"] * 2, *["C4"] * 2, "O"]
     assert found[2].lines == ["c1c", "3x3 s2", "48x16x16"]
-    assert found[7].lines == ["c4a", "dw 3x3 d2 + 1x1", "128x4x4"]
-    assert found[-1].lines == ["gap, fc", "pooling + linear", "128 to 10"]
+    assert found[7].lines == ["c4a", "dw 3x3 d2, 1x1", "128x4x4"]
+    assert found[-1].lines == ["gap, fc", "pooling, linear", "128 to 10"]
     assert sum(box.parameters for box in found) == count_parameters(network)
     assert not any(box.has_shortcut for box in found)
 

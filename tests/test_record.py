@@ -7,7 +7,7 @@ import pytest
 from conftest import run_script, train
 
 from records import names
-from records.evidence import RecipeRow
+from records.evidence import RecipeRow, without_seed
 from records.run import read_config, read_log
 from records.tables import read_rows, read_table
 from report.blocks import BLOCKS, FinishedRun
@@ -39,7 +39,7 @@ def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
     (label,) = figure.axes[0].texts
     assert label.get_text() == (
         f"{sum(row['test_acc'] for row in rows(results)) / 2:.2f} %  Net, width 0.25, 2 epochs "
-        "on small\n2 runs, CPU, --batch-size 32 --workers 0"
+        "on small\n2 runs, CPU, --batch-size 32"
     )
 
     before = rows(results)
@@ -70,3 +70,9 @@ def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
     run_script("experiments.record", tmp_path / "no", "--results", tmp_path).assert_refused(
         "no/config.json"
     )
+
+
+def test_runs_of_one_recipe_share_it_wherever_their_data_and_results_lie():
+    one = "python train.py --dataset data/cifar10.npz --seed 1 --out 'my runs/one' --lr 0.002"
+    other = "python train.py --out=two --lr 0.002 --device cuda"
+    assert without_seed(one) == without_seed(other) == "python train.py --lr 0.002"

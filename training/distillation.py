@@ -25,14 +25,14 @@ def load_teacher(path: Path, data: ImageData) -> TrainedNet:
     """The network in the checkpoint `path`, for training on `data`.
 
     Raises:
-        UserError: it has other classes, or was trained on images that `data` holds out.
+        UserError: it has other classes, or was trained on images that `data` keeps for validation.
     """
     teacher = TrainedNet(path)
     data.check_classes(teacher.classes, path)
     if data.evaluated == "val" and teacher.checkpoint.val_acc is None:
         raise UserError(
-            f"--teacher {path} was trained on the images that --holdout sets apart; train the "
-            "teacher with the same --holdout"
+            f"--teacher {path} was trained on the images that --holdout keeps for validation; "
+            "train the teacher with the same --holdout"
         )
     return teacher
 
@@ -50,7 +50,8 @@ def distillation(teacher: nn.Module) -> Callable[[Trainer, Tensor, Tensor], tupl
     """A loss for `Trainer`: (1 - w) * cross-entropy + w * T^2 * KL(teacher || network).
 
     w is `Recipe.teacher_weight`. Both distributions of the divergence are softened by
-    T = `Recipe.temperature`; T^2 keeps the size of their gradients (Hinton et al., section 2).
+    T = `Recipe.temperature`; T^2 compensates for the
+    1/T^2 scaling of the gradients (Hinton et al., section 2). Labels are not smoothed.
     """
 
     def distilled_cross_entropy(
