@@ -154,6 +154,8 @@ def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
     call.apply_defaults()
     try:
         network = network_class(**call.arguments)
+    except RuntimeError:  # memory ran out
+        raise
     except Exception as error:  # whatever an edit raises
         raise UserError(f"{model} cannot be built: {described(error)}") from error
     network.name, network.arguments = model, call.arguments

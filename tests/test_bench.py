@@ -79,7 +79,7 @@ def test_bad_input(small_npz, tmp_path):
     def bench(*flags):
         return run_script("experiments.bench", "--dataset", small_npz, "--out", tmp_path, *flags)
 
-    bench("--batch-size", 97).assert_refused("--batch-size 97", "96")
+    bench("--batch-size", 97).assert_refused("--batch-size 97", "96", status=2)
     bench("--batch-size", 0).assert_refused("--batch-size", status=2)
     bench("--device", "cuda:99").assert_refused("cuda:99", "not on this machine", status=2)
     bench("--fast").assert_refused("--fast", status=2)

@@ -192,5 +192,5 @@ def test_a_bad_flag_is_told_once():
 
 def test_a_last_batch_that_is_too_small_is_told_once(flags, tmp_path):
     first, second = forked.run_ranks([*flags, "--batch-size", "95"], tmp_path / "out")
-    first.assert_refused("last batch of 1 images", "2 processes")
+    first.assert_refused("last batch of 1 images", "2 processes", status=2)
     assert second.err == ""

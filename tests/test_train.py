@@ -170,7 +170,7 @@ def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, tmp_path):
 
 def test_a_refused_command_moves_nothing(small_npz, tmp_path):
     train(small_npz, tmp_path, "--epochs", 1)
-    train(small_npz, tmp_path, "--batch-size", 97).assert_refused("--batch-size 97", "96")
+    train(small_npz, tmp_path, "--batch-size", 97).assert_refused("--batch-size 97", "96", status=2)
     train(tmp_path / "no.npz", tmp_path).assert_refused("no.npz", status=2)
     assert not (tmp_path / "archive").exists()
 
