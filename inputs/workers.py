@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 
 def usable_cores() -> int:
@@ -12,5 +13,15 @@ def usable_cores() -> int:
 
 
 def ignore_interrupts(_worker: int) -> None:
-    """A DataLoader's `worker_init_fn`: on Ctrl-C the parent process ends its workers."""
+    """A DataLoader's `worker_init_fn`: on Ctrl-C the parent process ends its workers.
+
+    A parent that ends while it fetches a batch breaks the connection to the thread that offers
+    it; multiprocessing reports that to `sys.excepthook`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report_unless_parent_has_ended
+
+
+def _report_unless_parent_has_ended(kind: type[BaseException], *error: object) -> None:
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, *error)

@@ -114,6 +114,23 @@ def test_stopped_by_a_signal_to_all_its_processes(number, status, workers, flags
     assert_same_run(whole, out)
 
 
+def test_a_worker_whose_parent_hangs_up_says_nothing():
+    code = (
+        "import multiprocessing.connection, socket\n"
+        "from multiprocessing import reduction, resource_sharer\n"
+        "from inputs.workers import ignore_interrupts\n"
+        "ignore_interrupts(0)\n"
+        "address, _ = reduction.DupFd(0)._id\n"
+        "parent = socket.socket(socket.AF_UNIX)\n"
+        "parent.connect(address)\n"
+        "parent.close()\n"
+        "resource_sharer.stop(timeout=60)\n"
+        "print('served')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("served\n", "")
+
+
 def test_stopped_before_an_epoch_is_finished(flags, out):
     run = forked.start([*flags, "--lr", "1e-9"], out, prepare=forked.stop_in_the_first_epoch)
     run.outcome().assert_refused("first epoch was not finished", "nothing to resume", status=143)
