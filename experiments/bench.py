@@ -62,7 +62,7 @@ def main() -> None:
     if args.profile:
         print(profile(setup, data))
         return
-    rounds, seconds = (3, 0.5) if args.quick else (20, 1.2)
+    rounds, seconds = (3, 0.2) if args.quick else (20, 1.2)
     print(
         f"{data.name}, batches of {args.batch_size}, {setup.workers} workers, torch "
         f"{torch.__version__}, on {device_description(device)}; {rounds} rounds",

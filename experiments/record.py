@@ -71,7 +71,7 @@ def row_of(folder: Path) -> RecipeRow:
         dataset=config.dataset,
         test_acc=float(log.test_acc.iloc[-1]),
         best_test_acc=float(log.test_acc.max()),
-        seconds=round(float(log.seconds.sum()), 1),
+        seconds=round(float(log.seconds.sum()), 3),
         device=config.device,
         command=config.command,
         commit=config.commit,

@@ -28,6 +28,8 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
     height = MARGINS + max(290, ROW * len(recipes))
     figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=1.5 * pictures.DPI)
     axes = figure.add_axes([0.08, 50 / height, 0.46, 1 - MARGINS / height], xscale="log")
+    # at once, because matplotlib's own limits of a single time can be equal, which it warns of
+    axes.set_xlim(runs.seconds.min() / 60 / 1.5, runs.seconds.max() / 60 * 1.5)
     for index, group in enumerate(recipes):
         minutes, accuracy = group.seconds / 60, group.test_acc
         point = minutes.mean(), accuracy.mean()
@@ -39,7 +41,6 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
             textcoords="axes fraction", size=8, va="center", parse_math=False,
             arrowprops={"arrowstyle": "-", "lw": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
-    axes.set_xlim(runs.seconds.min() / 60 / 1.5, runs.seconds.max() / 60 * 1.5)
     axes.xaxis.set(
         major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
         major_formatter=StrMethodFormatter("{x:g}"),

@@ -59,6 +59,12 @@ def test_what_is_no_evidence_is_refused(flags, small_npz, tmp_path):
     assert not (tmp_path / names.RECIPES).exists()
 
 
+@pytest.mark.parametrize("seconds", [0.003, 0.6, 60.0])
+def test_a_single_run_of_any_length_is_drawn_without_a_warning(seconds, tmp_path):
+    run = RecipeRow("Net", 1, 1, 2, 0, "x", 80, 81, seconds, "CPU", "python train.py")
+    draw_recipes([run], tmp_path / "recipes.png")
+
+
 def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())

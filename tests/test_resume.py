@@ -4,13 +4,12 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPO, Outcome, assert_same_run, log_without_times, run_script, train
+from conftest import assert_same_run, log_without_times, run_script, train
 
 from model import Net
 from recipe import AUGMENTERS
@@ -53,25 +52,15 @@ def test_interrupted_and_resumed_is_the_run(augment, small_npz, tmp_path):
     flags = ["--dataset", small_npz, "--epochs", 12, "--batch-size", 16, *augment]
     assert run_script("train", *flags, "--out", tmp_path / "whole").status == 0
     assert read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
-    command = [sys.executable, "train.py", *map(str, flags), "--out", str(tmp_path / "cut")]
-    process = subprocess.Popen(
-        command,
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not process.stdout.readline().startswith("epoch  2/12"):
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
-    _, err = process.communicate(timeout=60)
-    outcome = Outcome(process.returncode, "", err)
+    run = forked.start([*map(str, flags)], tmp_path / "cut")
+    run.wait_for_epochs(2)
+    os.killpg(run.process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
+    outcome = run.outcome()
     outcome.assert_refused("epochs 1 to", "of 12 are saved", "--resume", status=130)
     finished = len(log_without_times(tmp_path / "cut"))
     assert 2 <= finished < 12
 
-    named = shlex.split(err.split("Go on with: ")[1])
+    named = shlex.split(outcome.err.split("Go on with: ")[1])
     assert named[:2] == ["python", "train.py"]
     resumed = run_script("train", *named[2:])
     assert resumed.status == 0
