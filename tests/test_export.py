@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import CLASSES, REPO, run_script
+from conftest import CLASSES, REPO, run_script, train
 from PIL import Image
 
 from records.run import read_config, read_log
@@ -20,9 +20,17 @@ from report import page
 
 
 @pytest.fixture(scope="module")
-def exported(finished_run, small_npz, tmp_path_factory):
+def full_width_run(small_npz, tmp_path_factory):
+    """In a narrow network most of the ONNX file is not weights, which int8 makes smaller."""
+    out = tmp_path_factory.mktemp("run")
+    assert train(small_npz, out, "--epochs", 2, "--width", 1).status == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(full_width_run, small_npz, tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "net.onnx"
-    flags = ("--checkpoint", finished_run / "best.pt", "--out", out)
+    flags = ("--checkpoint", full_width_run / "best.pt", "--out", out)
     outcome = run_script("export", *flags, "--dataset", small_npz, "--int8")
     assert (outcome.status, outcome.err) == (0, "")
     float_line, int8_line = outcome.out.splitlines()
@@ -35,11 +43,11 @@ def exported(finished_run, small_npz, tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_logits_are_pytorchs_for_any_batch(count, exported, finished_run):
+def test_logits_are_pytorchs_for_any_batch(count, exported, full_width_run):
     images = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
     (logits,) = onnxruntime.InferenceSession(exported).run(["logits"], {"images": images})
     with torch.inference_mode():
-        expected = TrainedNet(finished_run / "best.pt")(torch.from_numpy(images))
+        expected = TrainedNet(full_width_run / "best.pt")(torch.from_numpy(images))
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
 
 
@@ -57,12 +65,12 @@ def test_int8_is_smaller_and_tells_the_small_classes_apart(exported, small_data)
     assert (logits[0].argmax(1) == logits[1].argmax(1)).mean() > 0.9
 
 
-def test_the_file_beside_it_has_what_the_page_shows(exported, finished_run, small_data):
+def test_the_file_beside_it_has_what_the_page_shows(exported, full_width_run, small_data):
     facts = json.loads(exported.with_suffix(".json").read_text())
-    config = read_config(finished_run)
+    config = read_config(full_width_run)
     assert facts["name"] == "Net"
     assert facts["parameters"] == config.parameters
-    assert facts["accuracy"] == read_log(finished_run).test_acc.max()
+    assert facts["accuracy"] == read_log(full_width_run).test_acc.max()
     assert facts["evaluated_on"] == "33 test images of small"
     assert facts["classes"] == list(CLASSES)
     assert len(facts["samples"]) == 8
@@ -73,9 +81,9 @@ def test_the_file_beside_it_has_what_the_page_shows(exported, finished_run, smal
         assert sample["class"] == CLASSES[small_data.test_labels[index]]
 
 
-def test_a_checkpoint_alone(finished_run, tmp_path):
+def test_a_checkpoint_alone(full_width_run, tmp_path):
     """It is compared on random images, and the page has no samples."""
-    shutil.copy(finished_run / "best.pt", tmp_path)
+    shutil.copy(full_width_run / "best.pt", tmp_path)
     flags = ("--checkpoint", tmp_path / "best.pt", "--out", tmp_path / "net.onnx")
     assert "on 500 random images" in run_script("export", *flags).out
     facts = json.loads((tmp_path / "net.json").read_text())
@@ -107,13 +115,13 @@ def test_a_missing_runtime_of_the_page_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_is_written_again_over_itself(tmp_path, monkeypatch, finished_run):
+def test_a_page_is_written_again_over_itself(tmp_path, monkeypatch, full_width_run):
     runtime = [tmp_path / name for name in ("ort.mjs", "ort.wasm")]
     for path in runtime:
         path.write_text("runtime")
     monkeypatch.setattr(page, "RUNTIME", runtime)
     site = tmp_path / "site"
-    flags = ("--checkpoint", finished_run / "best.pt", "--out", site / "net.onnx", "--page", site)
+    flags = ("--checkpoint", full_width_run / "best.pt", "--out", site / "net.onnx", "--page", site)
     files = {"index.html", "page.css", "page.js", "net.json", "net.onnx", "ort.mjs", "ort.wasm"}
     for _ in range(2):
         outcome = run_script("export", *flags)

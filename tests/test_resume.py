@@ -49,7 +49,7 @@ def test_seeds_differ(augmenter, small_npz, tmp_path):
 @pytest.mark.parametrize("augment", [("--workers", 1), ("--augment", "device")])
 def test_interrupted_and_resumed_is_the_run(augment, small_npz, tmp_path):
     """Ctrl-C in a real process, then the command that it names."""
-    flags = ["--dataset", small_npz, "--epochs", 12, "--batch-size", 16, *augment]
+    flags = ["--dataset", small_npz, "--epochs", 12, "--batch-size", 16, "--width", 0.5, *augment]
     assert run_script("train", *flags, "--out", tmp_path / "whole").status == 0
     assert read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
     run = forked.start([*map(str, flags)], tmp_path / "cut")
@@ -79,7 +79,7 @@ def test_a_finished_run_resumes_to_itself(small_npz, tmp_path):
     ("flags", "words"),
     [
         (["--epochs", 3], ["--epochs (was 2, now 3)"]),
-        (["--width", 0.5], ["--width (was 1.0, now 0.5)"]),
+        (["--width", 1], ["--width (was 0.5, now 1.0)"]),
         (["--lr", 0.01, "--seed", 3], ["--lr (was 0.001, now 0.01)", "--seed (was 0, now 3)"]),
         (["--batch-size", 16], ["--batch-size (was 32, now 16)"]),
         (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
@@ -107,9 +107,8 @@ def test_resume_refuses_a_network_edited_without_changing_a_shape(
         return self.fc(self.gap(self.c4b(self.c4a(self.c3b(self.c3a(x))))).flatten(1))
 
     monkeypatch.setattr(Net, "forward", forward)
-    train(small_npz, finished_run, "--epochs", 2, "--resume").assert_refused(
-        "logits for the probe image"
-    )
+    resumed = train(small_npz, finished_run, "--epochs", 2, "--resume")
+    resumed.assert_refused("logits for the probe image")
 
 
 def test_resume_without_a_run(small_npz, tmp_path):
@@ -147,5 +146,5 @@ def test_resume_with_a_broken_best_pt(damage, small_npz, finished_run, tmp_path)
         best.write_bytes(best.read_bytes()[:-1000])
     else:
         checkpoint = torch.load(best, weights_only=True)
-        torch.save({**checkpoint, "weights": Net(3, width=0.5).state_dict()}, best)
+        torch.save({**checkpoint, "weights": Net(3, width=1).state_dict()}, best)
     train(small_npz, out, "--epochs", 2, "--resume").assert_refused("best.pt")

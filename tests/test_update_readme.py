@@ -196,7 +196,7 @@ def test_blocks_show_the_run(repo):
     assert "| Data set | small: 96 training and 33 test images, 3 classes |" in text
     assert "| c4a.dw | 3 | 1 | 2 | 23 | 55 | 8 | 8 |" in text
     assert "visualize_augmentations.py --save" in text
-    assert "83,419 trainable parameters" in text
+    assert "22,191 trainable parameters" in text
     assert "depth-idx" in text
 
 
@@ -306,7 +306,7 @@ def test_a_missing_tile_is_told(repo):
     [
         ('"batch_size": 32', '"batch_size": "x"'),
         ('"batch_size": 32', '"batch_size": null'),
-        ('"parameters": 8', '"parameters": "a8'),
+        ('"parameters": 2', '"parameters": "a2'),
         ('"device": "', '"device": 3, "was": "'),
         ('"dataset": "small",\n  "finger', '"dataset": null,\n  "finger'),
     ],
