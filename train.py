@@ -94,13 +94,13 @@ def main() -> None:
         if args.resume and not (args.out / names.LAST).exists():
             raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")
 
+    if args.tensorboard:
+        import tensorboard  # noqa: F401, without it the run is refused here
+
     from data import check_batch_size, load, training_batches
     from training.devices import keep_freed_memory, pick_device
     from training.failures import explained_failures
     from training.processes import join, this_process
-
-    if args.tensorboard:
-        import tensorboard  # noqa: F401, without it the run is refused here
 
     world, log = this_process(), []  # the epochs that are finished
     device = pick_device(args.device, world)
@@ -145,7 +145,11 @@ def make_trainer(
         teacher = load_teacher(args.teacher, data).to(device, memory_format=torch.channels_last)
         replaced["loss"] = distillation(teacher)
     trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **replaced)
-    trainer.settings["teacher"] = fingerprint(teacher) if teacher else None
+    trainer.settings |= {
+        "--limit-train": args.limit_train,
+        "--holdout": args.holdout,
+        "teacher": fingerprint(teacher) if teacher else None,
+    }
     parameters = f"{count_parameters(network):,} parameters"
     print(f"network: {parameters}, on {device_description(device)}")
     print(f"learning rate: {explained_peak(recipe)}", flush=True)

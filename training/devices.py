@@ -42,7 +42,9 @@ def device_description(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"Apple GPU ({platform.machine()})"
-    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"CPU, {threads} thread{'s' * (threads > 1)}, {capability}"
 
 
 def training_precision(device: torch.device) -> torch.dtype:
