@@ -49,9 +49,8 @@ def save_pictures(network: nn.Module, folder: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from report.network_pictures import draw_blocks, draw_receptive_field
+    from report.network_pictures import draw_network
 
     tile = next(iter(sorted((names.RESULTS / names.TEST_TILES).glob("*.png"))), None)
     image = np.asarray(Image.open(tile).convert("RGB")) if tile else None
-    draw_blocks(network, folder / names.BLOCK_DIAGRAM.name)
-    draw_receptive_field(network, image, folder / names.RECEPTIVE_FIELD.name)
+    draw_network(network, image, folder)

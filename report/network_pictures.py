@@ -17,6 +17,7 @@ from constraints.recording import private_copy
 from constraints.trace import Layer, trace
 from model import count_parameters
 from recipe import IMAGE_SIZE
+from records import names
 from report.pictures import save
 
 DPI = 150
@@ -36,12 +37,28 @@ class Box:
     parameters: int
 
 
-def draw_blocks(network: nn.Module, path: Path) -> None:
+def draw_network(
+    network: nn.Module, image: np.ndarray | None, folder: Path, effective: np.ndarray | None = None
+) -> None:
+    """Draws the blocks and the receptive field of `network`, in `folder`.
+
+    Args:
+        image: uint8 (H, W, 3), enlarged or not, behind the receptive field; or None.
+        effective: of `activation_map.effective_receptive_field`, for a second panel.
+    """
+    with private_copy(network) as copy:
+        layers = trace(copy)
+        found = boxes(copy, layers)
+    draw_blocks(found, folder / names.BLOCK_DIAGRAM.name)
+    draw_receptive_field(layers, image, folder / names.RECEPTIVE_FIELD.name, effective)
+
+
+def draw_blocks(found: list[Box], path: Path) -> None:
     """The modules of each block from top to bottom: kernels, shapes, strides, dilation, shortcuts.
 
     A shortcut is found if it begins and ends in the same module as the convolutions beside it.
     """
-    columns = [list(group) for _, group in groupby(boxes(network), key=lambda box: box.block)]
+    columns = [list(group) for _, group in groupby(found, key=lambda box: box.block)]
     height = TOP + STEP * max(map(len, columns)) + 24
     figure = Figure(figsize=(max(WIDTH, len(columns) * COLUMN / 100), height / 100), dpi=DPI)
     axes = figure.add_axes([0, 0, 1, 1], xlim=(0, figure.get_figwidth() * 100), ylim=(height, 0))
@@ -92,15 +109,19 @@ def _arrow(axes: Axes, start: tuple, end: tuple, **style: str) -> None:
     axes.add_patch(FancyArrowPatch(start, end, color="black", linewidth=1, **style))
 
 
-def boxes(network: nn.Module) -> list[Box]:
-    """What the diagram shows, in the order in which it runs; the last one is the output."""
-    with private_copy(network) as copy:
-        layers, known = trace(copy), dict(copy.named_modules())
-        maps = [layer for layer in layers if 1 not in layer.motion.after]
-        groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
-        # a layer in the network's own forward has no module
-        modules = {name: known.get(name, nn.Identity()) for name, _ in groups}
-        shortcuts = _with_shortcut(copy, modules)
+def boxes(network: nn.Module, layers: list[Layer]) -> list[Box]:
+    """What the diagram shows, in the order in which it runs; the last one is the output.
+
+    Args:
+        network: from `private_copy`, because its parameters change.
+        layers: its trace.
+    """
+    known = dict(network.named_modules())
+    maps = [layer for layer in layers if 1 not in layer.motion.after]
+    groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
+    # a layer in the network's own forward has no module
+    modules = {name: known.get(name, nn.Identity()) for name, _ in groups}
+    shortcuts = _with_shortcut(network, modules)
     found = [
         Box(
             f"C{group[0].block}",
@@ -171,18 +192,14 @@ def _with_shortcut(network: nn.Module, modules: dict[str, nn.Module]) -> set[str
 
 
 def draw_receptive_field(
-    network: nn.Module, image: np.ndarray | None, path: Path, effective: np.ndarray | None = None
+    layers: list[Layer], image: np.ndarray | None, path: Path, effective: np.ndarray | None
 ) -> None:
     """The receptive field of the middle position after each layer, as squares over an image.
 
     They are drawn around the image's middle pixel, where they lie if each convolution is padded
     by half its extent.
-
-    Args:
-        image: uint8 (H, W, 3), enlarged or not, or None.
-        effective: of `activation_map.effective_receptive_field`, for a second panel.
     """
-    fields = {x.after.rf: _module_name(x) for x in reversed(trace(network)) if _grows(x)}
+    fields = {x.after.rf: _module_name(x) for x in reversed(layers) if _grows(x)}
     fields = dict(reversed(fields.items()))  # each with the first layer that has it
     reach = max([IMAGE_SIZE, *(max(rf) for rf in fields)]) / 2 + 2
     figure = Figure(figsize=(WIDTH if effective is not None else 5.2, 3.8), dpi=DPI)

@@ -16,7 +16,7 @@ from records.run import LogRow, write_class_report, write_confusion
 from records.tables import as_table
 from report import pictures
 from report.activation_map import class_maps, draw_maps, effective_receptive_field
-from report.network_pictures import draw_blocks, draw_receptive_field
+from report.network_pictures import draw_network
 from training.trainer import Trainer
 
 MISTAKES = 12  # in the grid, each with two maps
@@ -64,10 +64,7 @@ def _draw_network(out: Path, trainer: Trainer) -> bool:
         effective = effective_receptive_field(network, _normalised(trainer, images[:256]))
     except UserError as error:
         print_error(f"{error}; the pictures do without such maps")
-    draw_blocks(network, out / names.BLOCK_DIAGRAM)
-    draw_receptive_field(
-        network, images[_shown(trainer)[0]], out / names.RECEPTIVE_FIELD, effective
-    )
+    draw_network(network, images[_shown(trainer)[0]], out / names.PLOTS, effective)
     return effective is not None
 
 
