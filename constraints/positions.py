@@ -1,8 +1,9 @@
 """How every operation of a forward pass moves and mixes the positions of the feature map.
 
 Each element of a tensor has a row and a column in a feature map. They are noted per element of
-memory, so views keep them. A convolution begins a new map. For any other operation they are
-measured: NaN in the elements of one row (or column) spreads to the results that depend on them.
+memory, so views keep them. A convolution begins a new map, and what PyTorch declares to be
+pointwise keeps the positions. For any other operation they are measured: NaN in the elements of one
+row (or column) spreads to the results that depend on them.
 """
 
 from dataclasses import dataclass, replace
@@ -87,8 +88,13 @@ class Positions:
                 self._unfolded.add(memory(results[0]))
             sides = zip(before, shape, strict=True)
             return replace(window, before=before, skips=any(b >= 1.5 * n > 1.5 for b, n in sides))
-        if step.is_norm:
-            self._note(results[0], self.of(step.inputs[0]))
+        first = self.of(sources[0])
+        if step.is_norm or (
+            step.is_pointwise
+            and first.shape[1:] == results[0].shape
+            and all(torch.equal(self.of(x), first) for x in sources)
+        ):
+            self._note(results[0], first)
             return Motion(before, before)
         (rows, *height), (columns, *width) = (self._measure(step, sources, axis) for axis in (0, 1))
         after, kernel, dilation, mixes = zip(height, width, strict=True)

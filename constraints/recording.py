@@ -31,6 +31,7 @@ class Step:
         self.is_in_place: bool = func._schema.is_mutable
         # the mean and the variance that a norm divides by count as constants
         self.is_norm = "norm" in self.op and self.outputs[0].shape == self.inputs[0].shape
+        self.is_pointwise = torch.Tag.pointwise in func.tags
 
     def run(self, values: dict[int, Tensor]) -> list[Tensor]:
         """Runs it again, with `values` in place of the recorded tensors that have these ids."""

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from console.errors import Stopped, UserError, run
 from console.flags import Parser
+from experiments.record import record
 from records import names
 from records.files import check_writable
 
 
 @dataclass(frozen=True)
 class Run:
-    """Runs of `train.py` with the same flags, one for each seed."""
+    """Runs of train.py with the same flags, one for each seed."""
 
     flags: str
     seeds: int
@@ -69,12 +70,12 @@ def main() -> None:
             flags = [*args.flags, *shlex.split(RUNS[name].flags), "--seed", seed, "--out", out]
             if is_finished(out):
                 print(f"{out}: is finished", flush=True)
-            elif status := call("train.py", *flags, *["--resume"] * (out / names.LAST).exists()):
+            elif status := train(*flags, *["--resume"] * (out / names.LAST).exists()):
                 if status == 2:  # a bad flag, which train.py has named
                     sys.exit(status)
                 print(f"{out}: failed with status {status}, skipped", flush=True)
                 continue
-            call("-m", "experiments.record", out, "--results", args.results)
+            record([out], args.results)
 
 
 def is_finished(out: Path) -> bool:
@@ -86,9 +87,9 @@ def is_finished(out: Path) -> bool:
         return False
 
 
-def call(*arguments: object) -> int:
-    """Runs Python with these arguments; returns its exit status."""
-    with subprocess.Popen([sys.executable, *map(str, arguments)]) as process:
+def train(*flags: object) -> int:
+    """Runs train.py with these flags; returns its exit status."""
+    with subprocess.Popen([sys.executable, "train.py", *map(str, flags)]) as process:
         try:
             return process.wait()
         except Stopped:

@@ -28,20 +28,25 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     check_writable(args.results, "--results")
+    record(args.runs, args.results)
 
+
+def record(runs: list[Path], results: Path) -> None:
+    """Adds a row for each of `runs` to the evidence in the folder `results`, and draws it."""
     from records.tables import read_rows, update_rows
     from report.recipes_picture import draw_recipes
 
-    path = args.results / names.RECIPES
-    new = {folder: row_of(folder) for folder in args.runs}
+    path = results / names.RECIPES
+    new = {folder: row_of(folder) for folder in runs}
 
     def replaced(rows: list[RecipeRow]) -> list[RecipeRow]:
         return list({(row.recipe, row.seed): row for row in [*rows, *new.values()]}.values())
 
     update_rows(path, RecipeRow, replaced)
-    draw_recipes(read_rows(path, RecipeRow), args.results / names.RECIPES_PLOT)
+    draw_recipes(read_rows(path, RecipeRow), results / names.RECIPES_PLOT)
     for folder, row in new.items():
-        print(f"{folder}: {row.test_acc:.2f} % after {row.epochs} epochs, seed {row.seed}")
+        figures = f"{row.test_acc:.2f} % after {row.epochs} epochs, seed {row.seed}"
+        print(f"{folder}: {figures}", flush=True)
 
 
 def row_of(folder: Path) -> RecipeRow:

@@ -220,7 +220,8 @@ def draw_receptive_field(
         _square(panels[0], rf, color, f"{name}: {'x'.join(map(str, rf))}")
     panels[0].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     if effective is not None:
-        heat = panels[1].imshow(effective / effective.max(), "magma", extent=extent, vmin=0)
+        relative = effective / max(effective.max(), 1e-30)  # it is 0 if the network is dead
+        heat = panels[1].imshow(relative, "magma", extent=extent, vmin=0, vmax=1)
         bar = figure.colorbar(heat, shrink=0.8)
         bar.ax.tick_params(labelsize=7)
         bar.set_label("mean absolute gradient / maximum", size=7)

@@ -170,7 +170,7 @@ def process_of(parent: int, rank: int) -> int:
 
 
 def test_killed_and_resumed_by_two_processes_is_the_run(flags, tmp_path):
-    flags = [*flags, "--epochs", "16"]
+    flags = [*flags, "--epochs", "10"]
     out, whole = tmp_path / "out", tmp_path / "whole"
     first, second = forked.start_ranks(flags, out, prepare=forked.do_not_wait_for_the_first)
     first.wait_for_epochs(2)

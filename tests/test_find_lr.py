@@ -15,7 +15,7 @@ def test_it_names_a_rate_at_which_the_network_learns(small_npz, finished_run, tm
         for path in out.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
-    flags = ("--dataset", small_npz, "--batch-size", 32, "--width", 0.5, "--out", out)
+    flags = ("--dataset", small_npz, "--batch-size", 32, "--width", 0.25, "--out", out)
     outcome = run_script("train", *flags, "--find-lr")
     assert outcome.status == 0, outcome.err
     assert {path: path.read_bytes() for path in before} == before

@@ -200,7 +200,7 @@ def test_a_nan_later_on_keeps_the_last_good_checkpoint(small_npz, tmp_path, monk
 
 def test_a_learning_rate_that_is_too_high_is_warned_of(tmp_path):
     """Out of habit: 0.1 is a rate per image here, so that it peaks at 12.8."""
-    flags = ("--dataset", "digits", "--epochs", 1, "--width", 0.5, "--workers", 0)
+    flags = ("--dataset", "digits", "--epochs", 1, "--width", 0.25, "--workers", 0)
     outcome = run_script("train", *flags, "--lr", 0.1, "--out", tmp_path)
     assert outcome.status == 0
     assert "learning rate: peaks at 12.8 (--lr 0.1 x --batch-size 128)" in outcome.out
@@ -210,7 +210,7 @@ def test_a_learning_rate_that_is_too_high_is_warned_of(tmp_path):
 
 def test_test_figures_follow_the_training_figures_from_the_first_epochs(tmp_path):
     """In epochs of 12 steps, after which running statistics of batch norm would be far off."""
-    flags = ("--dataset", "digits", "--epochs", 4, "--width", 0.5, "--workers", 0)
+    flags = ("--dataset", "digits", "--epochs", 4, "--width", 0.25, "--workers", 0)
     outcome = run_script("train", *flags, "--out", tmp_path)
     assert (outcome.status, outcome.err) == (0, "")
     log = read_log(tmp_path)
