@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -138,12 +139,12 @@ def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
         pytest.skip(f"torch.compile needs a C++ compiler, and there is no {compiler}")
-    flags = ["--epochs", "2", "--batch-size", "20", "--compile", "--out", str(tmp_path)]
-    command = [sys.executable, "train.py", "--dataset", str(small_npz), *flags]
-    subprocess.run(command, cwd=REPO, capture_output=True, check=True)
-    checkpoint = load_checkpoint(tmp_path / "best.pt")
+    flags = ["--dataset", str(small_npz), "--epochs", "2", "--batch-size", "20", "--compile"]
+    out = tmp_path / "out"
+    assert forked.run(flags, out).status == 0
+    checkpoint = load_checkpoint(out / "best.pt")
     Net(len(CLASSES)).load_state_dict(checkpoint.weights)
-    resumed = run_script("train", "--dataset", small_npz, *flags, "--resume")
+    resumed = run_script("train", *flags, "--out", out, "--resume")
     assert "resumed after epoch 2 of 2" in resumed.out
 
 
