@@ -1,1 +1,1 @@
-"""Measurements over many runs: python -m experiments.bench, .ablation, .record."""
+"""Measurements over many runs: python -m experiments.bench, .ablation, .campaign, .record."""

@@ -30,7 +30,7 @@ class TrainedNet(nn.Module):
         path: a checkpoint written by train.py.
 
     Raises:
-        UserError: it is no checkpoint, or its network is not one of `model.NETWORKS`.
+        UserError: it is no checkpoint, or its network is not one of `recipe.NETWORKS`.
     """
 
     def __init__(self, path: str | os.PathLike):

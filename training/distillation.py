@@ -50,8 +50,8 @@ def distillation(teacher: nn.Module) -> Callable[[Trainer, Tensor, Tensor], tupl
     """A loss for `Trainer`: (1 - w) * cross-entropy + w * T^2 * KL(teacher || network).
 
     w is `Recipe.teacher_weight`. Both distributions of the divergence are softened by
-    T = `Recipe.temperature`; T^2 compensates for the
-    1/T^2 scaling of the gradients (Hinton et al., section 2). Labels are not smoothed.
+    T = `Recipe.temperature`; T^2 compensates for the 1/T^2 scaling of the gradients (Hinton et
+    al., section 2). Labels are not smoothed.
     """
 
     def distilled_cross_entropy(
