@@ -66,15 +66,22 @@ _delayed: list[int] | None = None  # signals received inside of `stop_delayed`; 
 
 @contextmanager
 def stop_delayed() -> Iterator[None]:
-    """Delays a signal that would end the script until the context ends."""
+    """Delays a signal that would end the script until the context ends.
+
+    The error that torch raises when a worker process has ended is delayed too, until the next
+    batch: the signal that ended the worker may have been sent to this process as well.
+    """
     global _delayed
     _delayed = []
+    on_ended_child = hasattr(signal, "SIGCHLD") and signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:
         received, _delayed = _delayed, None
         for number in received[:1]:
             _stop(number, None)
+        if on_ended_child:
+            signal.signal(signal.SIGCHLD, on_ended_child)
 
 
 def _stop(number: int, _frame) -> None:

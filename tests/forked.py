@@ -24,6 +24,7 @@ import torch.distributed as dist
 from conftest import Outcome
 
 import data
+import records.run
 import report.results  # noqa: F401, which train.py imports late and slowly
 import train
 from console import errors
@@ -200,6 +201,20 @@ def stop_in_the_first_epoch() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     Trainer.train_step = train_step
+
+
+def stop_while_the_first_epoch_is_kept() -> None:
+    """By a SIGTERM, after its workers have been killed."""
+    save_epoch = records.run.save_epoch
+
+    def stopped(*args):
+        save_epoch(*args)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        time.sleep(0.5)
+        signal.raise_signal(signal.SIGTERM)
+
+    records.run.save_epoch = stopped
 
 
 def do_not_wait_for_the_first() -> None:

@@ -136,6 +136,15 @@ def test_stopped_before_an_epoch_is_finished(flags, out):
     run.outcome().assert_refused("first epoch was not finished", "nothing to resume", status=143)
 
 
+def test_stopped_while_an_epoch_is_kept(flags, whole, out):
+    stop = forked.stop_while_the_first_epoch_is_kept
+    outcome = forked.run([*flags, "--workers", "2"], out, prepare=stop)
+    outcome.assert_refused(f"epochs 1 to 1 of 16 are saved in {out}", status=143)
+    assert len(log_without_times(out)) == 1
+    assert run_script("train", *flags, "--out", out, "--resume").status == 0
+    assert_same_run(whole, out)
+
+
 def test_stopped_while_a_lost_worker_is_reported(flags, out):
     outcome = forked.run(flags, out, prepare=forked.lose_a_worker_to_a_signal)
     outcome.assert_refused("stopped; the first epoch was not finished", status=143)
