@@ -185,12 +185,29 @@ def _exit_at_once(status: int) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Calls `main`; turns errors and signals that a user can cause into a line and a status."""
-    status = 0
     # `nohup` and a shell's `&` make a process ignore signals; these stay ignored
     former = {each: signal.getsignal(each) for each in STOP_SIGNALS}
     handled = [each for each, handler in former.items() if handler != signal.SIG_IGN]
-    for each in handled:
-        signal.signal(each, _stop)
+    try:
+        for each in handled:
+            signal.signal(each, _stop)
+        status = _status_of(main)
+    except Stopped as stop:  # in `main`, or while its error was being printed
+        status = stop.status
+        _print_stop(stop.advice)
+    finally:
+        for each in handled:
+            if signal.getsignal(each) is _stop:
+                signal.signal(each, former[each])
+    if is_one_of_several():
+        _exit_at_once(status)
+    if status:
+        sys.exit(status)
+
+
+def _status_of(main: Callable[[], None]) -> int:
+    """Calls `main`, prints an error that it raises as a line, and returns the exit status."""
+    status = 0
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for a console that lacks some letter
@@ -213,14 +230,4 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:  # a full disk, a deleted folder, a lack of permission
         status = 1
         _print_failure(str(error))
-    except Stopped as stop:
-        status = stop.status
-        _print_stop(stop.advice)
-    finally:
-        for each in handled:
-            if signal.getsignal(each) is _stop:
-                signal.signal(each, former[each])
-    if is_one_of_several():
-        _exit_at_once(status)
-    if status:
-        sys.exit(status)
+    return status

@@ -95,6 +95,8 @@ def start(
         environment: added to that of its process.
     """
     streams = out.with_name(f"{out.name}-{environment.get('RANK', 0)}.stdout")
+    for suffix in (".stdout", ".stderr"):
+        streams.with_suffix(suffix).touch()  # it may be ended before it opens them
     argv = [*argv, "--out", str(out)]
     started = process(_run, argv, out, streams, die_at, prepare, dict(environment))
     return Run(started, out, streams)
@@ -129,10 +131,10 @@ def run_ranks(*args, **kwargs) -> list[Outcome]:
     """Starts processes as `start_ranks` does; as torchrun does, stops all when one has failed."""
     runs = start_ranks(*args, **kwargs)
     while alive := [run for run in runs if run.process.is_alive()]:
-        connection.wait([run.process.sentinel for run in alive])
         if any(run.process.exitcode for run in runs):
             for run in alive:
                 run.process.terminate()
+        connection.wait([run.process.sentinel for run in alive])
     return [run.outcome() for run in runs]
 
 
