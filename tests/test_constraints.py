@@ -1,5 +1,6 @@
 """The checks on honest networks and on broken ones, one line a network: add yours."""
 
+import edit_layers as layers
 import edits as n
 import pytest
 import torch
@@ -44,13 +45,13 @@ HONEST = {
     "replicate padding": (lambda: n.padded("replicate"), "55"),
     "circular padding": (lambda: n.padded("circular"), "55"),
     "padding module": (lambda: Edited(c1a=nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 8, 3))), "55"),
-    "padding on two sides": (lambda: Edited(c1c=nn.Sequential(n.as_module(lambda x: F.pad(x, (0, 1, 0, 1))), nn.Conv2d(8, 12, 3, 2))), "55"),
+    "padding on two sides": (lambda: Edited(c1c=nn.Sequential(layers.as_module(lambda x: F.pad(x, (0, 1, 0, 1))), nn.Conv2d(8, 12, 3, 2))), "55"),
     "padding by cat": (lambda: Edited(after={"c3a": lambda x: torch.cat((x[..., -2:].flip(-1), x), -1)[..., 2:]}), "55"),
     "an unpadded convolution": (lambda: Edited(c1a=nn.Conv2d(3, 8, 3)), "55"),
-    "layer norm over channels": (lambda: n.replaced("bn", n.LayerNorm), "55"),
+    "layer norm over channels": (lambda: n.replaced("bn", layers.LayerNorm), "55"),
     "group norm": (lambda: n.replaced("bn", lambda channels: nn.GroupNorm(4, channels)), "55"),
     "instance norm": (lambda: n.replaced("bn", nn.InstanceNorm2d), "55"),
-    "handwritten norm": (lambda: n.replaced("bn", lambda _: n.HandwrittenNorm()), "55"),
+    "handwritten norm": (lambda: n.replaced("bn", lambda _: layers.HandwrittenNorm()), "55"),
     "no norm": (lambda: n.replaced("bn", lambda _: nn.Identity()), "55"),
     "F.relu": (lambda: n.acted(F.relu), "55"),
     "ReLU6": (lambda: n.acted(F.relu6), "55"),
@@ -59,8 +60,8 @@ HONEST = {
     "Hardswish": (lambda: n.acted(F.hardswish), "55"),
     "squared ReLU": (lambda: n.acted(lambda x: x.clamp(min=0) ** 2), "55"),
     "torch.where": (lambda: n.acted(lambda x: torch.where(x > 0, x, 0.1 * x)), "55"),
-    "maxout of channels": (lambda: Edited(c4b=nn.Sequential(nn.Conv2d(32, 64, 1), n.as_module(lambda x: torch.maximum(*x.chunk(2, 1))))), "55"),
-    "channel shuffle by views": (lambda: Edited(after={"c3a": n.shuffled}), "55"),
+    "maxout of channels": (lambda: Edited(c4b=nn.Sequential(nn.Conv2d(32, 64, 1), layers.as_module(lambda x: torch.maximum(*x.chunk(2, 1))))), "55"),
+    "channel shuffle by views": (lambda: Edited(after={"c3a": layers.shuffled}), "55"),
     "channel shuffle": (lambda: Edited(after={"c3a": nn.ChannelShuffle(4)}), "55"),
     "sum over 16": (lambda: Edited(lambda net, x: net.fc(x.sum((2, 3)) / 16)), "55"),
     "mean of tokens": (lambda: Edited(lambda net, x: net.fc(x.flatten(2).transpose(1, 2)).mean(1)), "55"),
@@ -69,28 +70,28 @@ HONEST = {
     "average pooling 4x4": (lambda: Edited(lambda net, x: net.fc(F.avg_pool2d(x, 4).view(len(x), -1))), "55"),
     "1x1 classifier": (lambda: Edited(lambda net, x: net.conv(x).mean((2, 3)), first={}, conv=nn.Conv2d(32, 10, 1)), "55"),
     "norm after pooling": (lambda: Edited(fc=nn.Sequential(nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 10))), "55"),
-    "squeeze-and-excite": (lambda: Edited(after={"c3a": n.SqueezeExcite(24)}), GLOBAL),
-    "efficient channel attention": (lambda: Edited(after={"c3a": n.EfficientChannelAttention()}), GLOBAL),
-    "coordinate attention": (lambda: Edited(after={"c3a": n.CoordinateAttention(24)}), GLOBAL),
-    "spatial attention": (lambda: Edited(after={"c3a": n.SpatialAttention()}), "63"),
-    "self-attention": (lambda: Edited(after={"c4b": n.SelfAttention(32)}), GLOBAL),
-    "non-local block": (lambda: Edited(after={"c3a": n.NonLocal(24)}), GLOBAL),
-    "token mixer": (lambda: Edited(after={"c3a": n.TokenMixer(64)}), "at least 56, measured on 32x32"),
-    "global filter": (lambda: Edited(after={"c3a": n.GlobalFilter(24, 8)}), "at least 56, measured on 32x32"),
-    "position embedding": (lambda: Edited(after={"c3a": n.PositionEmbedding(24, 8, 8)}), CLIPPED),
-    "attention with positions": (lambda: Edited(after={"c4b": n.SelfAttention(32, positions=16)}), "at least 56, measured on 32x32"),
-    "residual": (lambda: Edited(after={"c3a": n.Sum(nn.Identity(), DWSeparable(24, 24))}), "63"),
-    "inverted bottlenecks": (lambda: Edited(c2a=n.inverted(12, 16), c4a=n.inverted(28, 32, 2)), "55"),
-    "ConvNeXt": (lambda: Edited(after={"c2a": n.ConvNeXt(16)}), "67"),
-    "RepVGG branches": (lambda: Edited(c2a=n.Sum(ConvBlock(12, 16), ConvBlock(12, 16, 1))), "55"),
+    "squeeze-and-excite": (lambda: Edited(after={"c3a": layers.SqueezeExcite(24)}), GLOBAL),
+    "efficient channel attention": (lambda: Edited(after={"c3a": layers.EfficientChannelAttention()}), GLOBAL),
+    "coordinate attention": (lambda: Edited(after={"c3a": layers.CoordinateAttention(24)}), GLOBAL),
+    "spatial attention": (lambda: Edited(after={"c3a": layers.SpatialAttention()}), "63"),
+    "self-attention": (lambda: Edited(after={"c4b": layers.SelfAttention(32)}), GLOBAL),
+    "non-local block": (lambda: Edited(after={"c3a": layers.NonLocal(24)}), GLOBAL),
+    "token mixer": (lambda: Edited(after={"c3a": layers.TokenMixer(64)}), "at least 56, measured on 32x32"),
+    "global filter": (lambda: Edited(after={"c3a": layers.GlobalFilter(24, 8)}), "at least 56, measured on 32x32"),
+    "position embedding": (lambda: Edited(after={"c3a": layers.PositionEmbedding(24, 8, 8)}), CLIPPED),
+    "attention with positions": (lambda: Edited(after={"c4b": layers.SelfAttention(32, positions=16)}), "at least 56, measured on 32x32"),
+    "residual": (lambda: Edited(after={"c3a": layers.Sum(nn.Identity(), DWSeparable(24, 24))}), "63"),
+    "inverted bottlenecks": (lambda: Edited(c2a=layers.inverted(12, 16), c4a=layers.inverted(28, 32, 2)), "55"),
+    "ConvNeXt": (lambda: Edited(after={"c2a": layers.ConvNeXt(16)}), "67"),
+    "RepVGG branches": (lambda: Edited(c2a=layers.Sum(ConvBlock(12, 16), ConvBlock(12, 16, 1))), "55"),
     "DenseNet": (lambda: Edited(c3a=ConvBlock(40, 24, 1), after={"c2b": lambda x: torch.cat((x, x.relu()), 1)}), "55"),
     "dropout": (lambda: Edited(after={"c3a": nn.Dropout(), "c4b": nn.Dropout2d()}), "55"),
-    "stochastic depth": (lambda: Edited(after={"c3a": n.DropPath()}), "55"),
+    "stochastic depth": (lambda: Edited(after={"c3a": layers.DropPath()}), "55"),
     "blur without a stride": (lambda: Edited(after={"c2b": lambda x: x - F.avg_pool2d(x, 3, 1, 1)}), "63"),
     "weight norm": (lambda: Edited(c1b=nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1))), "55"),
     "spectral norm": (lambda: Edited(c1b=nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1))), "55"),
-    "standardised weights": (lambda: Edited(c1b=n.StandardisedConv(8, 8, 3, padding=1)), "55"),
-    "dilation in C4 by unfold": (lambda: Edited(c4a=n.UnfoldedConv(28, 32, dilation=2)), "55"),
+    "standardised weights": (lambda: Edited(c1b=layers.StandardisedConv(8, 8, 3, padding=1)), "55"),
+    "dilation in C4 by unfold": (lambda: Edited(c4a=layers.UnfoldedConv(28, 32, dilation=2)), "55"),
 }  # fmt: skip
 
 MAX, STRIDES, SEPARABLE = (
@@ -106,8 +107,8 @@ BROKEN = {
     "max-pooling": (lambda: Edited(after={"c2b": nn.MaxPool2d(3, 1, 1)}), [MAX]),
     "max-pooling by 2": (lambda: Edited(after={"c2b": lambda x: F.max_pool2d(x, 2)}), [MAX, STRIDES]),
     "global max-pooling": (lambda: Edited(gap=nn.AdaptiveMaxPool2d(1)), [MAX, POOLING]),
-    "max-pooling in training only": (lambda: Edited(after={"c2b": n.InTraining(lambda x: F.max_pool2d(x, 3, 1, 1))}), [MAX]),
-    "min-pooling of the negative": (lambda: Edited(after={"c2b": lambda x: -n.halves(-x).amin((3, 5))}), [MAX, STRIDES]),
+    "max-pooling in training only": (lambda: Edited(after={"c2b": layers.InTraining(lambda x: F.max_pool2d(x, 3, 1, 1))}), [MAX]),
+    "min-pooling of the negative": (lambda: Edited(after={"c2b": lambda x: -layers.halves(-x).amin((3, 5))}), [MAX, STRIDES]),
     "maximum of patches": (lambda: Edited(after={"c2b": lambda x: F.unfold(x, 3, padding=1).view(len(x), 20, 9, -1).amax(2).view_as(x)}), [MAX]),
     "maximum of slices": (lambda: Edited(after={"c2b": lambda x: torch.maximum(x[..., ::2], x[..., 1::2])}), [MAX, STRIDES]),
     "maximum of shifts": (lambda: Edited(after={"c2b": lambda x: torch.maximum(x, x.roll(1, 2))}), [MAX]),
@@ -119,44 +120,44 @@ BROKEN = {
     "a 5x5 stride": (lambda: Edited(c1c=ConvBlock(8, 12, kernel=5, stride=2)), [STRIDES]),
     "a 1x3 stride": (lambda: Edited(c1c=nn.Conv2d(8, 12, (1, 3), stride=2, padding=(0, 1))), [STRIDES]),
     "a stride in one direction": (lambda: Edited(c1c=ConvBlock(8, 12, stride=(2, 1))), [STRIDES, FIELD]),
-    "a strided shortcut": (lambda: Edited(c2b=n.Sum(DWSeparable(16, 20, stride=2), nn.Conv2d(16, 20, 1, 2))), [STRIDES]),
-    "a stride that is thrown away": (lambda: Edited(c1c=n.ThrownAway(ConvBlock(8, 12, stride=2), nn.Sequential(nn.AvgPool2d(2), ConvBlock(8, 12)))), [STRIDES]),
+    "a strided shortcut": (lambda: Edited(c2b=layers.Sum(DWSeparable(16, 20, stride=2), nn.Conv2d(16, 20, 1, 2))), [STRIDES]),
+    "a stride that is thrown away": (lambda: Edited(c1c=layers.ThrownAway(ConvBlock(8, 12, stride=2), nn.Sequential(nn.AvgPool2d(2), ConvBlock(8, 12)))), [STRIDES]),
     "average pooling": (lambda: Edited(after={"c2b": nn.AvgPool2d(2)}), [STRIDES]),
-    "average by views": (lambda: Edited(after={"c2b": lambda x: n.halves(x).mean((3, 5))}), [STRIDES]),
-    "average pooling in training only": (lambda: Edited(after={"c1b": n.InTraining(lambda x: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2))}), [STRIDES]),
+    "average by views": (lambda: Edited(after={"c2b": lambda x: layers.halves(x).mean((3, 5))}), [STRIDES]),
+    "average pooling in training only": (lambda: Edited(after={"c1b": layers.InTraining(lambda x: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2))}), [STRIDES]),
     "a slice": (lambda: Edited(after={"c2b": lambda x: x[:, :, ::2, ::2]}), [STRIDES]),
     "down and up": (lambda: Edited(after={"c2b": lambda x: F.conv_transpose2d(x[:, :, ::2, ::2], torch.ones(20, 20, 2, 2), stride=2)}), [STRIDES]),
     "resizing": (lambda: Edited(after={"c2b": lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear")}), [STRIDES]),
     "space to depth": (lambda: Edited(c3a=ConvBlock(80, 24, 1), after={"c2b": nn.PixelUnshuffle(2)}), [STRIDES]),
-    "space to depth by slices": (lambda: Edited(c3a=ConvBlock(80, 24, 1), after={"c2b": n.space_to_depth}), [STRIDES]),
-    "antialiased downsampling": (lambda: Edited(c2b=nn.Sequential(DWSeparable(16, 20), n.Blur(20))), [STRIDES]),
+    "space to depth by slices": (lambda: Edited(c3a=ConvBlock(80, 24, 1), after={"c2b": layers.space_to_depth}), [STRIDES]),
+    "antialiased downsampling": (lambda: Edited(c2b=nn.Sequential(DWSeparable(16, 20), layers.Blur(20))), [STRIDES]),
     "an unpadded 9x9 convolution": (lambda: Edited(c2a=nn.Conv2d(12, 16, 9)), [STRIDES]),
     "four unpadded convolutions": (lambda: Edited(c2a=nn.Sequential(nn.Conv2d(12, 16, 3), *(nn.Conv2d(16, 16, 3) for _ in range(3)))), [STRIDES]),
     "separable in C1": (lambda: Edited(c1b=DWSeparable(8, 8)), [SEPARABLE]),
-    "grouped in C1": (lambda: Edited(c1b=n.grouped(8, groups=4)), [SEPARABLE]),
-    "depthwise in a stem": (lambda: Edited(first={"stem": n.grouped(8, groups=8)}), [SEPARABLE]),
-    "depthwise before the end of C1": (lambda: Edited(first={"c2x": n.grouped(8, groups=8)}), [SEPARABLE]),
+    "grouped in C1": (lambda: Edited(c1b=layers.grouped(8, groups=4)), [SEPARABLE]),
+    "depthwise in a stem": (lambda: Edited(first={"stem": layers.grouped(8, groups=8)}), [SEPARABLE]),
+    "depthwise before the end of C1": (lambda: Edited(first={"c2x": layers.grouped(8, groups=8)}), [SEPARABLE]),
     "nothing separable": (n.without_separable, [SEPARABLE]),
     "dilation in C2": (lambda: Edited(c2a=DWSeparable(12, 16, dilation=2)), [DILATION]),
     "dilation in a stem": (lambda: Edited(first={"stem": nn.Conv2d(8, 8, 3, padding=2, dilation=2)}), [DILATION]),
     "dilation before the end of C1": (lambda: Edited(first={"c4x": nn.Conv2d(8, 8, 3, padding=2, dilation=2)}), [DILATION]),
-    "dilation by unfold": (lambda: Edited(c2a=n.UnfoldedConv(12, 16, dilation=2)), [DILATION]),
-    "dilation by slices": (lambda: Edited(c2a=n.ShiftedConv(12, 16)), [DILATION]),
-    "dilation in training only": (lambda: Edited(after={"c2a": n.InTraining(nn.Conv2d(16, 16, 3, padding=2, dilation=2))}), [DILATION]),
+    "dilation by unfold": (lambda: Edited(c2a=layers.UnfoldedConv(12, 16, dilation=2)), [DILATION]),
+    "dilation by slices": (lambda: Edited(c2a=layers.ShiftedConv(12, 16)), [DILATION]),
+    "dilation in training only": (lambda: Edited(after={"c2a": layers.InTraining(nn.Conv2d(16, 16, 3, padding=2, dilation=2))}), [DILATION]),
     "no dilation": (lambda: Edited(c4a=DWSeparable(28, 32)), [DILATION, FIELD]),
     "dilation of a 1x1 convolution": (lambda: Edited(c4a=nn.Conv2d(28, 32, 1, dilation=2)), [DILATION, FIELD]),
-    "dilation that is thrown away": (lambda: Edited(c4a=n.ThrownAway(DWSeparable(28, 32, dilation=2), DWSeparable(28, 32))), [DILATION, FIELD]),
-    "dilation times zero": (lambda: Edited(c4a=n.Sum(DWSeparable(28, 32), nn.Sequential(DWSeparable(28, 32, dilation=2), n.as_module(lambda x: 0 * x)))), [FIELD]),
+    "dilation that is thrown away": (lambda: Edited(c4a=layers.ThrownAway(DWSeparable(28, 32, dilation=2), DWSeparable(28, 32))), [DILATION, FIELD]),
+    "dilation times zero": (lambda: Edited(c4a=layers.Sum(DWSeparable(28, 32), nn.Sequential(DWSeparable(28, 32, dilation=2), layers.as_module(lambda x: 0 * x)))), [FIELD]),
     "dilation in one direction": (lambda: Edited(c4a=nn.Sequential(nn.Conv2d(28, 28, (1, 3), padding=(0, 2), dilation=2, groups=28), nn.Conv2d(28, 32, 1))), [FIELD]),
     "flattened": (n.flattened, [POOLING]),
-    "flattened, with squeeze-and-excite": (lambda: n.flattened(after={"c3a": n.SqueezeExcite(24)}), [POOLING]),
+    "flattened, with squeeze-and-excite": (lambda: n.flattened(after={"c3a": layers.SqueezeExcite(24)}), [POOLING]),
     "one position": (lambda: Edited(lambda net, x: net.fc(x[:, :, 1, 1])), [POOLING]),
     "pooling with weights": (lambda: Edited(gap=nn.Conv2d(32, 32, 4, groups=32)), [POOLING]),
     "log-sum-exp pooling": (lambda: Edited(lambda net, x: net.fc(x.logsumexp((2, 3)))), [POOLING]),
     "too many parameters": (lambda: Net(width=1.6), [PARAMETERS]),
     "too many frozen parameters": (lambda: Net(width=1.6).requires_grad_(False), [PARAMETERS]),
-    "weights in a list": (lambda: Edited(c4b=nn.Sequential(n.HiddenWeights(32, 6400, False), nn.Conv2d(6400, 32, 1, groups=32))), [PARAMETERS]),
-    "weights in a buffer": (lambda: Edited(c4b=nn.Sequential(n.HiddenWeights(32, 6400, True), nn.Conv2d(6400, 32, 1, groups=32))), [PARAMETERS]),
+    "weights in a list": (lambda: Edited(c4b=nn.Sequential(layers.HiddenWeights(32, 6400, False), nn.Conv2d(6400, 32, 1, groups=32))), [PARAMETERS]),
+    "weights in a buffer": (lambda: Edited(c4b=nn.Sequential(layers.HiddenWeights(32, 6400, True), nn.Conv2d(6400, 32, 1, groups=32))), [PARAMETERS]),
 }  # fmt: skip
 
 
@@ -196,11 +197,11 @@ def test_the_measured_receptive_field_counts_where_the_tally_disagrees():
 
 
 def test_branches_count_once_and_the_larger_field_holds():
-    skip = n.Sum(DWSeparable(12, 16), nn.Conv2d(12, 16, 1))
-    layers = {x.name: x for x in trace.trace(Edited(c2a=skip))}
-    assert layers["c2a.branches.1"].after.rf == (7, 7)
-    assert layers["c2b.dw"].before.rf == (11, 11)
-    assert layers["c4b.conv"].after.rf == (55, 55)
+    skip = layers.Sum(DWSeparable(12, 16), nn.Conv2d(12, 16, 1))
+    traced = {x.name: x for x in trace.trace(Edited(c2a=skip))}
+    assert traced["c2a.branches.1"].after.rf == (7, 7)
+    assert traced["c2b.dw"].before.rf == (11, 11)
+    assert traced["c4b.conv"].after.rf == (55, 55)
 
 
 def test_checking_leaves_the_network_as_it_was():
@@ -222,7 +223,10 @@ def test_checking_leaves_the_network_as_it_was():
         (Edited(lambda net, x: (net.fc(net.gap(x).flatten(1)), x)), "returns a tuple"),
         (Edited(lambda net, x: x.mean((2, 3))), "returns a Tensor [2, 32]"),
         (Edited(c3a=nn.Conv2d(21, 24, 1)), "in evaluation mode it raises RuntimeError"),
-        (Edited(after={"c4b": n.InTraining(lambda x: x[:, :3])}), "in training mode it raises"),
+        (
+            Edited(after={"c4b": layers.InTraining(lambda x: x[:, :3])}),
+            "in training mode it raises",
+        ),
     ],
 )
 def test_a_network_without_the_right_logits_is_refused(net, found):
@@ -237,7 +241,7 @@ def test_a_network_without_the_right_logits_is_refused(net, found):
     [
         nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10)),
         nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)),
-        n.as_module(lambda x: torch.zeros(len(x), 10)),
+        layers.as_module(lambda x: torch.zeros(len(x), 10)),
         Edited(after={"c4b": lambda x: x * torch.linalg.svdvals(x.mean(1))[:, :1, None, None]}),
         Edited(after={"c4b": lambda x: x * torch.bernoulli(x.sigmoid())}),
         Edited(after={"c4b": lambda x: x / x.abs().max()}),
