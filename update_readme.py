@@ -94,7 +94,7 @@ def updated_page(path: Path, spans: Spans, results: Path) -> bytes:
     finished = FinishedRun(results, path.resolve().parent)
     blocks = {name: content for name in spans if (content := BLOCKS[name](finished)) is not None}
     if kept := ", ".join(name for name in spans if name not in blocks):
-        print(f"{path}: {results} has no file for {kept}; kept as it was")
+        print(f"{path}: {results} has no data for {kept}; left unchanged")
     return inject(read_page(path), blocks, spans)
 
 

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
 PATIENCE = 3  # seconds after a signal until a main thread that does not handle it counts as blocked
@@ -42,12 +43,15 @@ class UserError(Exception):
         return self.message
 
 
-def described(error: Exception, *passed_over: str) -> str:
-    """What `error` says and which line of the project raised it, not of torch or `passed_over`."""
+def described(error: Exception, *skipped_files: str) -> str:
+    """The type and message of `error`, and the line of the project that raised it.
+
+    Lines of installed packages and of `skipped_files` are skipped.
+    """
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and frame.filename not in passed_over
+        if "site-packages" not in frame.filename and frame.filename not in skipped_files
     ]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
@@ -68,12 +72,12 @@ _delayed: list[int] | None = None  # signals received inside of `stop_delayed`; 
 def stop_delayed() -> Iterator[None]:
     """Delays a signal that would end the script until the context ends.
 
-    The error that torch raises when a worker process has ended is delayed too, until the next
-    batch: the signal that ended the worker may have been sent to this process as well.
+    torch's error about a worker process that has ended waits for the next batch, because the
+    signal that ended the worker may have been sent to this process as well.
     """
     global _delayed
     _delayed = []
-    on_ended_child = hasattr(signal, "SIGCHLD") and signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    on_ended_child = _ignore_ended_children()
     try:
         yield
     finally:
@@ -90,9 +94,15 @@ def _stop(number: int, _frame) -> None:
         return
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)  # a second signal ends the process at once
-    if hasattr(signal, "SIGCHLD"):  # or torch complains about workers that the signal ended too
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+    _ignore_ended_children()
     raise Stopped(128 + number)
+
+
+def _ignore_ended_children() -> Any:
+    """Stops torch from raising an error as soon as a worker ends; returns the handler before."""
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        return signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return None
 
 
 @contextmanager

@@ -15,8 +15,8 @@ def usable_cores() -> int:
 def ignore_interrupts(_worker: int) -> None:
     """A DataLoader's `worker_init_fn`: on Ctrl-C the parent process ends its workers.
 
-    A parent that ends while it fetches a batch breaks the connection to the thread that offers
-    it; multiprocessing reports that to `sys.excepthook`.
+    If the parent ends while it receives a batch, the connection breaks. multiprocessing reports
+    that in the worker, by `sys.excepthook`, which is silent about it from now on.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _report_unless_parent_has_ended

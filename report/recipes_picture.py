@@ -28,7 +28,7 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
     height = MARGINS + max(290, ROW * len(recipes))
     figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=1.5 * pictures.DPI)
     axes = figure.add_axes([0.08, 50 / height, 0.46, 1 - MARGINS / height], xscale="log")
-    # at once, because matplotlib's own limits of a single time can be equal, which it warns of
+    # before anything is drawn: the limits that matplotlib finds for a single time can be equal
     axes.set_xlim(runs.seconds.min() / 60 / 1.5, runs.seconds.max() / 60 * 1.5)
     for index, group in enumerate(recipes):
         minutes, accuracy = group.seconds / 60, group.test_acc

@@ -29,7 +29,6 @@ import report.results  # noqa: F401, which train.py imports late and slowly
 import train
 from console import errors
 from records import names
-from report import results  # noqa: F401, or each fork would import matplotlib anew
 from training import failures
 from training.trainer import Trainer
 

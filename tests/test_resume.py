@@ -85,8 +85,8 @@ def test_a_finished_run_resumes_to_itself(small_npz, tmp_path):
         (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
         (["--label-smoothing", 0.2], ["--label-smoothing (was 0.1, now 0.2)"]),
         (["--augment", "device"], ["--augment (was albumentations, now device)"]),
-        (["--limit-train", 50], ["--limit-train (was None, now 50)"]),
-        (["--holdout", 24], ["--holdout (was None, now 24)"]),
+        (["--limit-train", 50], ["--limit-train (was None, now 50)", "data set"]),
+        (["--holdout", 24], ["--holdout (was None, now 24)", "data set"]),
     ],
 )
 def test_resume_refuses_another_run(flags, words, small_npz, finished_run):

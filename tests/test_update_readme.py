@@ -209,7 +209,7 @@ def readme_with(repo: Path, table: Path, rows: list) -> str:
 
 def test_bench_block(repo):
     readme = repo / "docs" / "README.md"
-    assert "has no file for RECIPES, ABLATION, BENCH; kept as it was" in update(repo).out
+    assert "has no data for RECIPES, ABLATION, BENCH; left unchanged" in update(repo).out
     assert "<!-- BENCH -->\nold\n<!-- /BENCH -->" in readme.read_text("utf-8")  # no bench.csv, kept
     command = "python bench.py --dataset 'a|b'"
     rows = [
