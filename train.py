@@ -73,8 +73,8 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     place.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
-        help="checkpoint of a trained network whose probabilities are targets in place of smoothed "
-        "labels (default: none)",
+        help="checkpoint of a trained network; its probabilities are added to the targets, and "
+        "labels are not smoothed (default: none)",
     )  # fmt: skip
     place.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
