@@ -120,6 +120,7 @@ def test_by_keyboard_alone(page, site, tmp_path):
 
 
 def test_the_last_of_several_clicks_counts(page):
+    page.locator("#samples button").first.wait_for()
     for button in page.locator("#samples button").all():
         button.click()
     shown(page, "Sample image of an airplane")
