@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from console.errors import UserError
 from recipe import IMAGE_SIZE
@@ -93,6 +92,8 @@ def hold_out(data: ImageData, count: int) -> ImageData:
     Raises:
         UserError: there are too few images for that.
     """
+    from sklearn.model_selection import train_test_split  # here, because it takes a second
+
     try:
         kept, held = train_test_split(
             np.arange(len(data.train_labels)),

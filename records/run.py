@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import precision_recall_fscore_support
 
 from console.errors import UserError
 from records import STRICT, names
@@ -259,17 +258,3 @@ def read_confusion(out: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
     return counts
-
-
-def write_class_report(
-    out: Path, labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
-) -> None:
-    """Writes precision, recall and F1 of each class, from int64 (N,) labels and predictions."""
-    figures = precision_recall_fscore_support(
-        labels, predictions, labels=range(len(classes)), zero_division=0
-    )
-    rows = [
-        ClassRow(name, *(round(100 * float(share), 2) for share in shares), int(images))
-        for name, *shares, images in zip(classes, *figures, strict=True)
-    ]
-    write_table(out / names.CLASS_REPORT, rows)

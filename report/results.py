@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 from console.errors import UserError, print_error
 from records import names
 from records.checkpoints import Checkpoint, load_weights
-from records.run import LogRow, write_class_report, write_confusion
-from records.tables import as_table
+from records.run import ClassRow, LogRow, write_confusion
+from records.tables import as_table, write_table
 from report import pictures
 from report.activation_map import class_maps, draw_maps, effective_receptive_field
 from report.network_pictures import draw_network
@@ -130,3 +130,17 @@ def _draw_augmented(
     caption = "The first training images of epoch 1, augmented, as the network saw them"
     grid = out / names.AUGMENTED_GRID
     return pictures.draw_grid(pixels, captions, pictures.GRID_COLUMNS, caption, grid)
+
+
+def write_class_report(
+    out: Path, labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Writes precision, recall and F1 of each class, from int64 (N,) labels and predictions."""
+    figures = precision_recall_fscore_support(
+        labels, predictions, labels=range(len(classes)), zero_division=0
+    )
+    rows = [
+        ClassRow(name, *(round(100 * float(share), 2) for share in shares), int(images))
+        for name, *shares, images in zip(classes, *figures, strict=True)
+    ]
+    write_table(out / names.CLASS_REPORT, rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import assert_same, run_script
+from conftest import assert_same, run_script, train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -132,6 +132,4 @@ def test_resume_with_any_entry(finished_run, small_npz, tmp_path, name, value):
     content["training"][name] = value
     torch.save(content, tmp_path / "last.pt")
     (tmp_path / "best.pt").write_bytes((finished_run / names.BEST).read_bytes())
-    flags = ("--dataset", small_npz, "--epochs", 2, "--batch-size", 32, "--out", tmp_path)
-    outcome = run_script("train", *flags, "--resume")
-    outcome.assert_refused("last.pt")
+    train(small_npz, tmp_path, "--epochs", 2, "--resume").assert_refused("last.pt")

@@ -18,10 +18,9 @@ def rows(results):
     return read_table(results / names.RECIPES, RecipeRow).to_dict("records")
 
 
-def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
-    folders = [tmp_path / "runs" / str(seed) for seed in (0, 1)]
-    for seed, folder in enumerate(folders):
-        train(small_npz, folder, "--epochs", 2, "--seed", seed, "--width", 0.25)
+def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
+    folders = [finished_run, tmp_path / "seed1"]
+    assert train(small_npz, folders[1], "--epochs", 2, "--seed", 1).status == 0
     results = tmp_path / "results"
     assert run_script("experiments.record", *folders, "--results", results).status == 0
     for seed, (row, folder) in enumerate(zip(rows(results), folders, strict=True)):
@@ -31,14 +30,14 @@ def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
         assert row["seconds"] == pytest.approx(log.seconds.sum(), abs=0.1)
         assert (row["seed"], row["epochs"], row["params"]) == (seed, 2, config.parameters)
         assert row["command"] == config.command
-        assert row["model"] == "Net, width 0.25"
+        assert row["model"] == "Net, width 0.5"
 
     block = BLOCKS["RECIPES"](FinishedRun(results, tmp_path))
     assert f"results/{names.RECIPES_PLOT.as_posix()}" in block
     figure = draw_recipes(read_rows(results / names.RECIPES, RecipeRow), tmp_path / "recipes.png")
     (label,) = figure.axes[0].texts
     assert label.get_text() == (
-        f"{sum(row['test_acc'] for row in rows(results)) / 2:.2f} %  Net, width 0.25, 2 epochs "
+        f"{sum(row['test_acc'] for row in rows(results)) / 2:.2f} %  Net, width 0.5, 2 epochs "
         "on small\n2 runs, CPU, --batch-size 32"
     )
 
@@ -47,15 +46,20 @@ def test_a_row_is_what_the_run_logged(small_npz, tmp_path):
     assert rows(results) == before  # replaced, not doubled, and the other kept
 
 
-@pytest.mark.parametrize("flags", [["--holdout", 24], []])
-def test_what_is_no_evidence_is_refused(flags, small_npz, tmp_path):
+def test_a_run_on_held_out_images_is_no_evidence(small_npz, tmp_path):
     folder = tmp_path / "run"
-    train(small_npz, folder, "--epochs", 2, *flags)
-    if not flags:  # stopped after its first epoch
-        log = (folder / "train_log.csv").read_text().splitlines(keepends=True)
-        (folder / "train_log.csv").write_text("".join(log[:2]))
+    assert train(small_npz, folder, "--epochs", 1, "--holdout", 24).status == 0
     outcome = run_script("experiments.record", folder, "--results", tmp_path)
-    outcome.assert_refused("held-out images" if flags else "has 1 of 2 epochs")
+    outcome.assert_refused("held-out images")
+    assert not (tmp_path / names.RECIPES).exists()
+
+
+def test_an_unfinished_run_is_no_evidence(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    log = (folder / "train_log.csv").read_text().splitlines(keepends=True)
+    (folder / "train_log.csv").write_text("".join(log[:2]))
+    outcome = run_script("experiments.record", folder, "--results", tmp_path)
+    outcome.assert_refused("has 1 of 2 epochs")
     assert not (tmp_path / names.RECIPES).exists()
 
 

@@ -23,11 +23,11 @@ from records.run import (
     read_config,
     read_confusion,
     read_log,
-    write_class_report,
     write_config,
     write_confusion,
 )
 from records.tables import read_table, write_table
+from report.results import write_class_report
 
 ROW = LogRow(
     epoch=1,

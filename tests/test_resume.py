@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import signal
+from pathlib import Path
 
 import forked
 import pytest
@@ -13,37 +14,39 @@ from conftest import assert_same_run, log_without_times, run_script, train
 
 from model import Net
 from recipe import AUGMENTERS
+from records import names
 from records.run import read_log
 
 
+@pytest.fixture(scope="module")
+def runs(finished_run, small_npz, tmp_path_factory) -> dict[str, Path]:
+    """A finished run of two epochs for each augmenter."""
+    out = tmp_path_factory.mktemp("device")
+    assert train(small_npz, out, "--epochs", 2, "--augment", "device").status == 0
+    return {"albumentations": finished_run, "device": out}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_change_the_run(workers, small_npz, tmp_path):
-    for out, count in (("alone", 0), ("helped", workers)):
-        train(small_npz, tmp_path / out, "--epochs", 2, "--workers", count)
-    assert_same_run(tmp_path / "alone", tmp_path / "helped")
+def test_workers_do_not_change_the_run(workers, finished_run, small_npz, tmp_path):
+    assert train(small_npz, tmp_path, "--epochs", 2, "--workers", workers).status == 0
+    assert_same_run(finished_run, tmp_path)
 
 
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
-def test_the_same_flags_give_the_same_run(augmenter, small_npz, tmp_path):
-    for name in ("one", "other"):
-        train(small_npz, tmp_path / name, "--epochs", 2, "--augment", augmenter)
-    assert_same_run(tmp_path / "one", tmp_path / "other")
-
-
-def test_augmenters_differ(small_npz, tmp_path):
-    for augmenter in AUGMENTERS:
-        out = tmp_path / augmenter
-        assert train(small_npz, out, "--epochs", 1, "--augment", augmenter).status == 0
-    one, other = (log_without_times(tmp_path / augmenter) for augmenter in AUGMENTERS)
-    assert one != other
+def test_the_same_flags_give_the_same_run(augmenter, runs, small_npz, tmp_path):
+    assert train(small_npz, tmp_path, "--epochs", 2, "--augment", augmenter).status == 0
+    assert_same_run(runs[augmenter], tmp_path)
 
 
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
-def test_seeds_differ(augmenter, small_npz, tmp_path):
-    for seed in (0, 1):
-        flags = ("--epochs", 1, "--seed", seed, "--augment", augmenter)
-        train(small_npz, tmp_path / str(seed), *flags)
-    assert log_without_times(tmp_path / "0") != log_without_times(tmp_path / "1")
+def test_seeds_differ(augmenter, runs, small_npz, tmp_path):
+    flags = ("--epochs", 2, "--seed", 1, "--augment", augmenter)
+    assert train(small_npz, tmp_path, *flags).status == 0
+    assert log_without_times(runs[augmenter]) != log_without_times(tmp_path)
+
+
+def test_augmenters_differ(runs):
+    assert log_without_times(runs["albumentations"]) != log_without_times(runs["device"])
 
 
 def test_interrupted_and_resumed_is_the_run(small_npz, tmp_path):
@@ -68,11 +71,11 @@ def test_interrupted_and_resumed_is_the_run(small_npz, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_finished_run_resumes_to_itself(small_npz, tmp_path):
-    train(small_npz, tmp_path, "--epochs", 2)
-    before = (tmp_path / "train_log.csv").read_bytes()
-    assert train(small_npz, tmp_path, "--epochs", 2, "--resume").status == 0
-    assert (tmp_path / "train_log.csv").read_bytes() == before
+def test_a_finished_run_resumes_to_itself(small_npz, finished_run, tmp_path):
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    assert train(small_npz, out, "--epochs", 2, "--resume").status == 0
+    log = out / names.TRAIN_LOG
+    assert log.read_bytes() == (finished_run / names.TRAIN_LOG).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -161,19 +161,19 @@ def test_compile_without_a_compiler(small_npz, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, tmp_path):
-    train(small_npz, tmp_path, "--epochs", 1)
-    earlier = (tmp_path / "best.pt").read_bytes()
-    outcome = train(small_npz, tmp_path, "--epochs", 1, "--seed", 1)
+def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, finished_run, tmp_path):
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    outcome = train(small_npz, out, "--epochs", 1, "--seed", 1)
     (line,) = [line for line in outcome.out.splitlines() if "archive" in line]
-    assert (Path(line.split(" is now in ")[1]) / "best.pt").read_bytes() == earlier
+    archived = Path(line.split(" is now in ")[1])
+    assert (archived / "best.pt").read_bytes() == (finished_run / "best.pt").read_bytes()
 
 
-def test_a_refused_command_moves_nothing(small_npz, tmp_path):
-    train(small_npz, tmp_path, "--epochs", 1)
-    train(small_npz, tmp_path, "--batch-size", 97).assert_refused("--batch-size 97", "96", status=2)
-    train(tmp_path / "no.npz", tmp_path).assert_refused("no.npz", status=2)
-    assert not (tmp_path / "archive").exists()
+def test_a_refused_command_moves_nothing(small_npz, finished_run, tmp_path):
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    train(small_npz, out, "--batch-size", 97).assert_refused("--batch-size 97", "96", status=2)
+    train(tmp_path / "no.npz", out).assert_refused("no.npz", status=2)
+    assert not (out / "archive").exists()
 
 
 def test_a_loss_that_becomes_nan_stops_the_run(small_npz, tmp_path):
