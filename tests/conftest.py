@@ -7,6 +7,7 @@ import csv
 import importlib
 import io
 import os
+import signal
 import sys
 from dataclasses import dataclass, is_dataclass
 from itertools import product
@@ -23,6 +24,9 @@ from console import errors
 from inputs.image_data import ImageData
 from records import names
 from records.checkpoints import load_checkpoint
+
+# a shell's & makes a process ignore Ctrl-C, and with it those that it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).parent.parent
 # names that would break a link, a table or a page if they were not taken care of

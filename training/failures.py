@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from torch._dynamo.exc import TorchDynamoException
-
 from console.errors import Stopped, UserError, stopped_while_blocked
 from training.processes import World, is_lost_process
 
@@ -37,6 +35,9 @@ def failure_reason(error: RuntimeError | MemoryError) -> str | None:
     """What ended training; None if `error` is not of a known kind."""
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return "memory ran out; use a smaller --batch-size or --width"
+
+    from torch._dynamo.exc import TorchDynamoException  # here, because it takes a second
+
     if isinstance(error, TorchDynamoException):
         return f"--compile failed, run without it: {str(error).splitlines()[0]}"
     if "DataLoader worker" in str(error):
