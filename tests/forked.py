@@ -20,6 +20,7 @@ from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import torch._dynamo  # noqa: F401, which the first optimizer imports slowly
 import torch.distributed as dist
 from conftest import Outcome
 
