@@ -171,19 +171,8 @@ def test_articles(page):
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("digits") / "run"
-    flags = (
-        "--dataset",
-        "digits",
-        "--model",
-        "ResidualNet",
-        "--width",
-        0.2,
-        "--epochs",
-        1,
-        "--out",
-        out,
-    )
-    assert run_script("train", *flags).status == 0
+    flags = ("--model", "ResidualNet", "--width", 0.2, "--epochs", 1, "--limit-train", 256)
+    assert run_script("train", "--dataset", "digits", *flags, "--out", out).status == 0
     return out
 
 

@@ -86,14 +86,12 @@ def test_bad_width(width):
         ("self.c2b(self.c2a(x))", "self.c2b(self.c2a(x)", ["model.py, line", "never closed"]),
     ],
 )
-def test_a_broken_edit_is_named_in_one_line(line, edited, words, tmp_path):
+def test_a_broken_edit_is_named_in_one_line(line, edited, words, small_npz, tmp_path):
     copy = tmp_path / "repository"
     shutil.copytree(REPO, copy, ignore=shutil.ignore_patterns("data", "node_modules", ".git"))
     source = (copy / "model.py").read_text("utf-8")
     assert line in source
     (copy / "model.py").write_text(source.replace(line, edited, 1), "utf-8")
-    command = "train.py --dataset digits --limit-train 200 --epochs 1 --out out"
-    done = subprocess.run(
-        [sys.executable, *command.split()], cwd=copy, capture_output=True, text=True
-    )
+    command = [sys.executable, "train.py", "--dataset", small_npz, "--batch-size", "32"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     Outcome(done.returncode, done.stdout, done.stderr).assert_refused(*words)

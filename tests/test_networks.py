@@ -23,24 +23,23 @@ def test_the_second_networks_size():
 
 def test_the_second_network_trains_and_is_used(small_npz, tmp_path):
     flags = ("--model", "ResidualNet", "--width", 0.25)
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert train(small_npz, one, "--epochs", 2, *flags).status == 0
-    assert train(small_npz, two, "--epochs", 2, "--seed", 1, *flags).status == 0
-    outcome = train(small_npz, one, "--epochs", 2, "--resume")
+    out = tmp_path / "out"
+    assert train(small_npz, out, "--epochs", 2, *flags).status == 0
+    outcome = train(small_npz, out, "--epochs", 2, "--resume")
     outcome.assert_refused("--model (was ResidualNet, now Net)")
-    assert load_checkpoint(one / "best.pt").network == "ResidualNet"
+    assert load_checkpoint(out / "best.pt").network == "ResidualNet"
 
-    tile = next((one / "plots" / "test_samples").glob("*.png"))
+    tile = next((out / "plots" / "test_samples").glob("*.png"))
     for script in (
-        ("predict", "--checkpoint", one / "best.pt", tile),
-        ("evaluate", one / "best.pt", "--dataset", small_npz),
-        ("export", "--checkpoint", one / "best.pt", "--out", tmp_path / "net.onnx"),
-        ("experiments.record", one, two, "--results", tmp_path / "evidence"),
+        ("predict", "--checkpoint", out / "best.pt", tile),
+        ("evaluate", out / "best.pt", "--dataset", small_npz),
+        ("export", "--checkpoint", out / "best.pt", "--out", tmp_path / "net.onnx"),
+        ("experiments.record", out, "--results", tmp_path / "evidence"),
     ):
         outcome = run_script(*script)
         assert (outcome.status, outcome.err) == (0, ""), script
-    rows = (tmp_path / "evidence" / "recipes.csv").read_text().splitlines()[1:]
-    assert [row.startswith('"ResidualNet, width 0.25"') for row in rows] == [True, True]
+    (row,) = (tmp_path / "evidence" / "recipes.csv").read_text().splitlines()[1:]
+    assert row.startswith('"ResidualNet, width 0.25"')
 
 
 def test_an_unknown_network_is_refused():

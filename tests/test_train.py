@@ -212,6 +212,7 @@ def test_a_learning_rate_that_is_too_high_is_warned_of(tmp_path):
 def test_test_figures_follow_the_training_figures_from_the_first_epochs(tmp_path):
     """In epochs of 12 steps, after which running statistics of batch norm would be far off."""
     flags = ("--dataset", "digits", "--epochs", 4, "--width", 0.25, "--workers", 0)
+    flags += ("--limit-train", 384, "--batch-size", 32)
     outcome = run_script("train", *flags, "--out", tmp_path)
     assert (outcome.status, outcome.err) == (0, "")
     log = read_log(tmp_path)
