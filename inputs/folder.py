@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from filelock import FileLock
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -142,7 +143,7 @@ def _read(
         if arrays["key"] == key:
             return arrays["images"], arrays["is_image"]
     images, is_image = _decode(files, root, workers=usable_cores())
-    _store(stored, key=key, images=images, is_image=is_image)
+    store(stored, key=key, images=images, is_image=is_image)
     return images, is_image
 
 
@@ -164,14 +165,15 @@ def _digest(values: Iterable) -> str:
     return digest.hexdigest()
 
 
-def _store(path: Path, **arrays: np.ndarray | str) -> None:
+def store(path: Path, **arrays: np.ndarray | str) -> None:
     """Writes an .npz file beside `path` and moves it there; prints why if that fails."""
     beside = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as stream:
-            np.savez(stream, **arrays)
-        beside.replace(path)
+        with FileLock(path.with_name(f".{path.name}.lock")):  # other processes write the same file
+            with beside.open("wb") as stream:
+                np.savez(stream, **arrays)
+            beside.replace(path)
     except OSError as error:
         print(f"{path} cannot be written, so the next start reads the files again: {error}")
         with suppress(OSError):

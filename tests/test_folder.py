@@ -1,5 +1,6 @@
 """Folders of images: every layout, what is skipped and what is refused, and the kept 32x32 copy."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from conftest import REPO, run_script
@@ -15,7 +17,7 @@ from PIL import Image
 
 import data
 from console.errors import UserError
-from inputs.folder import LARGE
+from inputs.folder import LARGE, store
 from inputs.image_data import ImageData
 from inputs.image_files import read_image
 
@@ -220,7 +222,7 @@ def test_damaged_images_stop_the_run(how, words, tree):
 
 
 def kept_copy(root: Path) -> Path:
-    (path,) = (root.parent / "data").iterdir()
+    (path,) = (root.parent / "data").glob("*.npz")
     return path
 
 
@@ -322,3 +324,19 @@ def test_a_stop_while_images_are_decoded(number, tmp_path):
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + number, "-c: stopped\n")
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+def store_often(path: Path, printed: Path) -> None:
+    with printed.open("w") as file, contextlib.redirect_stdout(file):
+        for _ in range(50):
+            store(path, images=np.zeros((2, 32, 32, 3), np.uint8))
+
+
+def test_processes_that_keep_the_same_copy_do_not_disturb_each_other(tmp_path):
+    """As those of torchrun do."""
+    printed = [tmp_path / f"{number}.txt" for number in range(3)]
+    writers = [forked.process(store_often, tmp_path / "x.npz", path) for path in printed]
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert [path.read_text() for path in printed] == ["", "", ""]
