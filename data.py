@@ -11,6 +11,7 @@ workers nor a resume changes what an image looks like in epoch 7.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +28,8 @@ from inputs.sources import DATA_DIR, source_of
 from inputs.workers import ignore_interrupts, usable_cores
 from recipe import Recipe
 
-Share = Callable[[int], slice]  # of so many images, those that this process trains on
-all_images: Share = slice
+Share = Callable[[int], slice]  # from the size of a batch to the part that this process trains on
+all_images: Share = slice  # slice(size) is the whole batch
 
 
 def load(
@@ -84,7 +85,7 @@ def training_batches(
     workers: int | str,
     processes: int = 1,
 ) -> HostBatches | DeviceBatches:
-    """The training set, augmented as the recipe says; for the others, see `worker_count`."""
+    """The training set, augmented as the recipe says; see `worker_count` for the last arguments."""
     if recipe.augment == "device":
         return DeviceBatches(data, recipe, device)
     return HostBatches(data, recipe, device, worker_count(workers, device, processes))
@@ -214,6 +215,12 @@ class DeviceBatches:
             chosen, matrices, holes = (part[share(len(part))] for part in batch)
             images = self.images[chosen].permute(0, 3, 1, 2)
             yield augment.apply(images, matrices, holes, hole_size, self.fill), self.labels[chosen]
+
+
+def endless(batches: HostBatches | DeviceBatches) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of epoch 1, 2 and so on."""
+    for epoch in itertools.count(1):
+        yield from batches.epoch(epoch)
 
 
 def as_tensor(images: np.ndarray) -> Tensor:

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import count, islice, repeat
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from console.errors import UserError
-from data import DeviceBatches, load, training_batches
+from data import DeviceBatches, endless, load, training_batches
 from experiments import plain
 from inputs.image_data import ImageData
 from model import build_network
@@ -53,13 +53,11 @@ def make_trainer(setup: Setup, data: ImageData) -> Trainer:
 
 
 def all_epochs(setup: Setup, data: ImageData) -> Iterator[Batch]:
-    batches = training_batches(data, setup.recipe, setup.device, setup.workers)
-    for epoch in count(1):
-        yield from batches.epoch(epoch)
+    return endless(training_batches(data, setup.recipe, setup.device, setup.workers))
 
 
 def runner(train: Callable[[Iterable[Batch]], object], batches: Iterable[Batch]) -> Runner:
-    """A function that calls `train` on the next so many of `batches`."""
+    """A function that calls `train` on the next `steps` of `batches`."""
     batches = iter(batches)
 
     def run_steps(steps: int) -> int:

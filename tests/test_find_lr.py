@@ -6,6 +6,8 @@ import shutil
 from conftest import run_script
 from PIL import Image
 
+from training.find_lr import steepest
+
 
 def test_it_names_a_rate_at_which_the_network_learns(small_npz, finished_run, tmp_path):
     out = tmp_path / "out"
@@ -25,3 +27,8 @@ def test_it_names_a_rate_at_which_the_network_learns(small_npz, finished_run, tm
     assert 1e-6 < rate < 1e-2
     trained = run_script("train", *flags, "--lr", rate, "--epochs", 12, "--out", tmp_path / "x")
     assert "test accuracy: last 100.00 %" in trained.out
+
+
+def test_the_first_losses_which_are_hardly_averaged_do_not_count():
+    losses = [2.4, 2.32, 2.36, *[2.35] * 50, 2.34, 2.31, 2.3]
+    assert steepest(list(range(len(losses))), losses) == losses.index(2.34)

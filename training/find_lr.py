@@ -5,14 +5,13 @@ loss is smoothed by an exponential moving average with bias correction.
 """
 
 import math
-from collections.abc import Iterator
-from itertools import count, islice, pairwise
+from collections.abc import Sequence
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from torch import Tensor
 
-from data import DeviceBatches, HostBatches
+from data import DeviceBatches, HostBatches, endless
 from recipe import Recipe
 from training.trainer import Trainer
 
@@ -20,6 +19,7 @@ LOWEST, HIGHEST = 1e-7, 1e-1  # --lr, per image of a batch
 STEPS = 200
 GROWTH = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
 SMOOTHING = 0.95
+SETTLED = round(1 / (1 - SMOOTHING))  # steps, until the average is one of many losses
 STOP_ABOVE = 1.5  # times the lowest loss so far
 
 
@@ -40,21 +40,22 @@ def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest
     """Trains with `rising_schedule`, which `trainer` must have been made with; prints progress."""
     rates, losses, average = [], [], 0.0
     trainer.network.train()
-    for step, (images, labels) in enumerate(islice(_endless(batches), STEPS)):
+    for step, (images, labels) in enumerate(islice(endless(batches), STEPS)):
+        rate = trainer.recipe.lr * trainer.learning_rate()
         loss = F.cross_entropy(trainer.train_step(images, labels), labels).item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smooth = average / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(loss) or (losses and smooth > STOP_ABOVE * min(losses)):
             break
-        rates.append(LOWEST * GROWTH**step)
+        rates.append(rate)
         losses.append(smooth)
         if len(rates) % 20 == 0:
             print(f"step {len(rates):>3}: --lr {rates[-1]:.1e}, loss {smooth:.4f}", flush=True)
+    return RangeTest(rates, losses, steepest(rates, losses))
+
+
+def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate at which the smoothed loss fell fastest; LOWEST if there are too few steps."""
     falls = [before - after for before, after in pairwise(losses)]
-    steepest = rates[falls.index(max(falls))] if falls else LOWEST
-    return RangeTest(rates, losses, steepest)
-
-
-def _endless(batches: HostBatches | DeviceBatches) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in count(1):
-        yield from batches.epoch(epoch)
+    settled = range(SETTLED, len(falls))
+    return rates[max(settled, key=falls.__getitem__)] if settled else LOWEST
