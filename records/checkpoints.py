@@ -46,7 +46,7 @@ class Checkpoint:
 
     __pydantic_config__ = STRICT
 
-    network: str  # a key of `recipe.NETWORKS`
+    network: str  # one of `recipe.NETWORKS`
     arguments: dict[str, Any]  # of its constructor
     weights: dict[str, Tensor]
     probe: list[float]  # what `probe_logits` gave for the network
@@ -56,6 +56,7 @@ class Checkpoint:
     epoch: Annotated[int, Field(ge=1)]
     test_acc: Percent | None
     val_acc: Percent | None
+    data: str = ""  # `ImageData.fingerprint` of its data set; "" for runs from before it was kept
     training: TrainingState | None = None
 
 

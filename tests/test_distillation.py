@@ -70,6 +70,16 @@ def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path)
     best, flags = finished_run / "best.pt", ("--epochs", 1, "--out", tmp_path)
     outcome = run_script("train", "--dataset", "digits", *flags, "--teacher", best)
     outcome.assert_refused("has 3 classes", "digits has 10")
-    outcome = train(small_npz, tmp_path, "--epochs", 1, "--holdout", 30, "--teacher", best)
-    outcome.assert_refused("was trained on the images that --holdout keeps for validation")
+    outcome = train(small_npz, tmp_path, "--holdout", 30, "--teacher", best)
+    outcome.assert_refused("images that --holdout keeps for validation", "--holdout 30")
     train(small_npz, tmp_path, "--teacher", "no.pt").assert_refused("no.pt is missing")
+
+
+def test_a_teacher_has_not_seen_the_validation_images(small_npz, tmp_path):
+    """With a smaller hold-out it has, although it has a validation accuracy too."""
+    teacher, flags = tmp_path / "teacher", ("--epochs", 1, "--holdout", 24)
+    assert train(small_npz, teacher, *flags).status == 0
+    taught = tmp_path / "taught", *flags, "--teacher", teacher / "best.pt"
+    assert train(small_npz, *taught).status == 0
+    outcome = train(small_npz, *taught, "--holdout", 30)
+    outcome.assert_refused("images that --holdout keeps for validation", "--holdout 30")

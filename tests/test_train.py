@@ -95,7 +95,7 @@ def test_a_last_smaller_batch_counts_by_its_size():
     sums = Sums(torch.device("cpu"))
     for part in zip(logits.split(8), labels.split(8), strict=True):  # 8, 8 and 5
         sums.add(*part)
-    loss, accuracy = sums.figures()
+    loss, accuracy = sums.loss_and_accuracy()
     assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
     right = (logits.argmax(1) == labels).sum().item()
     assert accuracy == pytest.approx(100 * right / 21, abs=1e-9)

@@ -21,18 +21,21 @@ from records.trained_net import TrainedNet
 from training.trainer import Trainer
 
 
-def load_teacher(path: Path, data: ImageData) -> TrainedNet:
+def load_teacher(path: Path, data: ImageData, holdout: int | None) -> TrainedNet:
     """The network in the checkpoint `path`, for training on `data`.
 
+    Args:
+        holdout: how many training images `data` keeps for validation, if any.
+
     Raises:
-        UserError: it has other classes, or was trained on images that `data` keeps for validation.
+        UserError: it has other classes, or was not trained with the same validation images.
     """
     teacher = TrainedNet(path)
     data.check_classes(teacher.classes, path)
-    if data.evaluated == "val" and teacher.checkpoint.val_acc is None:
+    if holdout and teacher.checkpoint.data != data.fingerprint:
         raise UserError(
-            f"--teacher {path} was trained on the images that --holdout keeps for validation; "
-            "train the teacher with the same --holdout"
+            f"--teacher {path} may have been trained on images that --holdout keeps for "
+            f"validation; train the teacher with the same --dataset and --holdout {holdout}"
         )
     return teacher
 

@@ -177,7 +177,7 @@ class Trainer:
             if recent is not None:
                 recent.append(images)
             sums.add(self.train_step(images, labels), labels)
-        return sums.figures(self.world)
+        return sums.loss_and_accuracy(self.world)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, classes) for uint8 images (B, 3, 32, 32)."""
@@ -194,7 +194,7 @@ class Trainer:
         batches = zip(self.test_images.split(size), self.test_labels.split(size), strict=True)
         for images, labels in batches:
             sums.add((logits or self.logits)(images), labels)
-        return sums.figures(self.world)
+        return sums.loss_and_accuracy(self.world)
 
     @torch.inference_mode()
     def predict(self) -> np.ndarray:
@@ -244,6 +244,7 @@ class Trainer:
             epoch=log[-1].epoch,
             test_acc=log[-1].test_acc,
             val_acc=log[-1].val_acc,
+            data=self.data.fingerprint,
             training=TrainingState(
                 settings=self.settings,
                 log=[vars(row) for row in log],
@@ -301,7 +302,10 @@ class Trainer:
 
 
 class Sums:
-    """Cross-entropy and hits, summed over batches on the device; only `figures` synchronises."""
+    """Cross-entropy and hits, summed over batches on the device.
+
+    Only `loss_and_accuracy` synchronises.
+    """
 
     def __init__(self, device: torch.device):
         precise = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
@@ -318,7 +322,7 @@ class Sums:
         self.hits += (logits.argmax(1) == labels).sum()
         self.images += len(labels)
 
-    def figures(self, world: World = ALONE) -> tuple[float, float]:
+    def loss_and_accuracy(self, world: World = ALONE) -> tuple[float, float]:
         """Mean cross-entropy and accuracy in percent, over the batches of all processes."""
         images = torch.tensor(self.images, device=self.loss.device)
         world.add_up(self.loss, self.hits, images)
