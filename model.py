@@ -23,7 +23,7 @@ if __name__ == "__main__":  # here, so that flags are checked before torch is im
 import torch
 from torch import Tensor, nn
 
-from console.errors import UserError, described
+from console.errors import UserError, described, is_out_of_memory
 from recipe import NETWORKS
 
 
@@ -154,9 +154,9 @@ def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
     call.apply_defaults()
     try:
         network = network_class(**call.arguments)
-    except RuntimeError:  # memory ran out
-        raise
     except Exception as error:  # whatever an edit raises
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{model} cannot be built: {described(error)}") from error
     network.name, network.arguments = model, call.arguments
     return network

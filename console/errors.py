@@ -37,10 +37,16 @@ class UserError(Exception):
 
     def __init__(self, message: str, status: int = 1):
         super().__init__(message, status)  # both, so that it can be pickled between processes
-        self.message, self.status = message, status
+        self.status = status
 
     def __str__(self) -> str:
-        return self.message
+        return self.args[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch raised `error` because memory ran out."""
+    words = "out of memory|can't allocate memory|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or bool(re.search(words, str(error)))
 
 
 def described(error: Exception, *skipped_files: str) -> str:

@@ -78,6 +78,16 @@ def test_bad_width(width):
     run_script("model", "--width", width).assert_refused("--width", status=2)
 
 
+def test_an_edit_that_torch_refuses_is_named_in_one_line(monkeypatch):
+    class Edited(Net):
+        def __init__(self, num_classes=10, width=1.0):
+            super().__init__(num_classes, width)
+            self.fc = torch.nn.Linear(128, -1)
+
+    monkeypatch.setattr("model.Net", Edited)
+    run_script("model").assert_refused("Net cannot be built", "RuntimeError", "test_model.py, line")
+
+
 @pytest.mark.parametrize(
     ("line", "edited", "words"),
     [

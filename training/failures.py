@@ -1,14 +1,11 @@
 """Known ways in which training ends early, turned into a line that says how to go on."""
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from console.errors import Stopped, UserError, stopped_while_blocked
+from console.errors import Stopped, UserError, is_out_of_memory, stopped_while_blocked
 from training.processes import World, is_lost_process
-
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC_FAILED")
 
 
 @contextmanager
@@ -33,7 +30,7 @@ def explained_failures(advice: Callable[[], str], world: World) -> Iterator[None
 
 def failure_reason(error: RuntimeError | MemoryError) -> str | None:
     """What ended training; None if `error` is not of a known kind."""
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         return "memory ran out; use a smaller --batch-size or --width"
 
     from torch._dynamo.exc import TorchDynamoException  # here, because it takes a second
