@@ -1,19 +1,21 @@
 """Columns of the measurements over many runs (`names` lists their files)."""
 
 import os
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from console.flags import REPOSITORY
 from records import STRICT
 
-PROJECT = Path(__file__).resolve().parent.parent
-NOT_OF_THE_RECIPE = ("--seed", "--out", "--dataset", "--data-dir", "--device", "--workers")
-UNCHANGED = "none"  # the change of an ablation's run that has none
+FLAGS_OUTSIDE_RECIPE = ("--seed", "--out", "--dataset", "--data-dir", "--device", "--workers")
+SWITCHES_OUTSIDE_RECIPE = ("--compile", "--tensorboard")
+UNCHANGED = "none"  # the `change` of an ablation run of the unmodified recipe
 
 
-def current_commit(project: Path = PROJECT) -> str:
+def current_commit(project: Path = REPOSITORY) -> str:
     """The commit of `project`, with "-dirty" if its code differs from that.
 
     It is `git describe --always`, and "" outside a repository. Other files than code, such as
@@ -34,7 +36,7 @@ def current_commit(project: Path = PROJECT) -> str:
         return ""
 
 
-def without_seed(command: str) -> str:
+def recipe_command(command: str) -> str:
     """A command of train.py without the flags that may differ between runs of one recipe.
 
     The data set is compared by its name, so it does not matter where it lies.
@@ -42,11 +44,17 @@ def without_seed(command: str) -> str:
     words, kept = shlex.split(command), []
     while words:
         flag, equals, value = words.pop(0).partition("=")
-        if flag not in NOT_OF_THE_RECIPE:
+        if flag in FLAGS_OUTSIDE_RECIPE:
+            words = words if equals else words[1:]
+        elif flag not in SWITCHES_OUTSIDE_RECIPE:
             kept.append(flag + equals + value)
-        elif not equals:
-            words = words[1:]
     return shlex.join(kept)
+
+
+def flags_of(command: str, *excluded: str) -> list[str]:
+    """The flags in a command, each with its value, without the `excluded` ones."""
+    flags = re.findall(r"--[\w-]+(?:[ =](?!--)\S+)*", command)
+    return [flag for flag in flags if re.match(r"[\w-]+", flag)[0] not in excluded]
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class RecipeRow:
     @property
     def recipe(self) -> tuple:
         """The key that runs of one recipe with different seeds share."""
-        command = without_seed(self.command)
+        command = recipe_command(self.command)
         return command, self.model, self.params, self.mult_adds, self.dataset
 
 

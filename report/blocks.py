@@ -14,7 +14,7 @@ from constraints.trace import tally_markdown
 from model import count_parameters
 from records import names
 from records.checkpoints import load_checkpoint, network_of
-from records.evidence import RecipeRow, without_seed
+from records.evidence import RecipeRow
 from records.files import existing
 from records.run import ClassRow, Config, evaluated_on, read_config, read_confusion, read_log
 from records.tables import read_rows
@@ -59,14 +59,14 @@ class FinishedRun:
 def headline(run: FinishedRun) -> str:
     """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
     config, log = run.config, run.log
-    recipe = without_seed(config.command), config.parameters, config.dataset
-    accuracies = [
-        each.test_acc
-        for each in read_rows(run.results / names.RECIPES, RecipeRow)
-        if (without_seed(each.command), each.params, each.dataset) == recipe
-    ] or [log[f"{evaluated_on(log)}_acc"].iloc[-1]]
+    accuracy = log[f"{evaluated_on(log)}_acc"].iloc[-1]
+    rows = read_rows(run.results / names.RECIPES, RecipeRow)
+    own = [each for each in rows if (each.command, each.test_acc) == (config.command, accuracy)]
+    accuracies = [each.test_acc for each in rows if own and each.recipe == own[0].recipe]
+    accuracies = accuracies or [accuracy]
     seeds = f"{len(accuracies)} seed{'s' * (len(accuracies) > 1)}"
     minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
+    minutes += f" (seed {own[0].seed})" if len(accuracies) > 1 else ""
     cells = (
         f"**{config.parameters:,}**",
         f"**{mean_and_spread(pd.Series(accuracies))} %** (last epoch, {seeds})",
@@ -180,10 +180,6 @@ def constraints(run: FinishedRun) -> str:
     return "\n".join([heading("constraint", "kept", "found in the network"), *lines])
 
 
-def receptive_field(run: FinishedRun) -> str:
-    return tally_markdown(run.network)
-
-
 def model_summary(run: FinishedRun) -> str:
     return (
         f"<details>\n<summary>{count_parameters(run.network):,} trainable parameters, layer by "
@@ -216,7 +212,7 @@ BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "VISUALIZATION": visualization,
     "NETWORK": network_pictures,
     "CONSTRAINTS": constraints,
-    "RF": receptive_field,
+    "RF": lambda run: tally_markdown(run.network),
     "MODEL_SUMMARY": model_summary,
     "BENCH": lambda run: bench_table(run.results),
 }

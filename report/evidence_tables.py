@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from records import names
-from records.evidence import UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow
+from records.evidence import UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow, flags_of
 from records.tables import as_table, read_rows, read_table
 from report.markdown import escaped, heading, row
 
@@ -16,23 +16,15 @@ def recipes_table(results: Path) -> str | None:
     rows = read_rows(results / names.RECIPES, RecipeRow)
     if not rows:
         return None
-    lines = [
-        heading(
-            *(
-                "network",
-                "parameters:",
-                "constraints kept",
-                "epochs:",
-                "test accuracy (%):",
-                "runs:",
-            )
-        )
-    ]
+    figures = ("epochs:", "test accuracy (%):", "runs:")
+    lines = [heading("network", "parameters:", "constraints kept", *figures)]
     runs = as_table(rows).assign(recipe=[each.recipe for each in rows])
     for _, group in runs.groupby("recipe", sort=False):
         run = group.iloc[0]
-        model = f"{run.model}, with a teacher" if "--teacher" in run.command else run.model
-        model += f", on {run.dataset}" * (run.dataset != "cifar10")
+        flags = flags_of(run.recipe[0], "--epochs", "--model", "--width", "--teacher")
+        teacher = ["with a teacher"] * ("--teacher" in run.command)
+        dataset = [f"on {run.dataset}"] * (run.dataset != "cifar10")
+        model = ", ".join([run.model, *teacher, *dataset, *flags])
         lines.append(
             row(
                 f"**{escaped(model)}**",

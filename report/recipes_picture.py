@@ -1,6 +1,5 @@
 """Accuracy of the recorded runs against their training time."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from records.evidence import RecipeRow
+from records.evidence import RecipeRow, flags_of
 from records.tables import as_table
 from report import pictures
 
 WIDTH, ROW, MARGINS = 830, 36, 70  # pixels at the width at which the README shows it
-OTHERWISE_SAID = ("dataset", "data-dir", "epochs", "model", "width", "device")
+FLAGS_SHOWN_ELSEWHERE = ("--epochs", "--model", "--width")
 
 
 def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
@@ -37,7 +36,7 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
         spread = accuracy.std() if len(group) > 1 else None
         axes.errorbar(*point, spread, times, fmt="o", color=pictures.EVALUATED_COLOR, capsize=3)
         axes.annotate(
-            _label(group.iloc[0], group), point, (1.05, (index + 0.5) / len(recipes)),
+            _label(group), point, (1.05, (index + 0.5) / len(recipes)),
             textcoords="axes fraction", size=8, va="center", parse_math=False,
             arrowprops={"arrowstyle": "-", "lw": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
@@ -52,11 +51,10 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
     return pictures.save(figure, path)
 
 
-def _label(row: pd.Series, group: pd.DataFrame) -> str:
+def _label(group: pd.DataFrame) -> str:
     """Two lines: the accuracy, the network and the epochs; the devices, runs and other flags."""
-    command, *_ = row.recipe
-    flags = re.findall(r"--[\w-]+(?:[ =](?!--)\S+)*", command)
-    others = [flag for flag in flags if re.match(r"--([\w-]+)", flag)[1] not in OTHERWISE_SAID]
+    row = group.iloc[0]
+    others = flags_of(row.recipe[0], *FLAGS_SHOWN_ELSEWHERE)
     devices = sorted({device.split(",")[0] for device in group.device})
     dataset = f" on {row.dataset}" if row.dataset != "cifar10" else ""
     runs = f"{len(group)} run{'s' * (len(group) > 1)}"

@@ -7,7 +7,7 @@ import pytest
 from conftest import run_script, train
 
 from records import names
-from records.evidence import RecipeRow, without_seed
+from records.evidence import RecipeRow, recipe_command
 from records.run import read_config, read_log
 from records.tables import read_rows, read_table
 from report.blocks import BLOCKS, FinishedRun
@@ -44,6 +44,26 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
     before = rows(results)
     assert run_script("experiments.record", folders[0], "--results", results).status == 0
     assert rows(results) == before  # replaced, not doubled, and the other kept
+
+
+def test_the_headline_is_the_mean_over_the_seeds_of_the_runs_own_recipe(
+    small_npz, finished_run, tmp_path
+):
+    recorded, other = tmp_path / "recorded", tmp_path / "other"
+    shutil.copytree(finished_run, recorded)
+    assert train(small_npz, other, "--epochs", 2, "--seed", 1).status == 0
+    assert run_script("experiments.record", recorded, other, "--results", recorded).status == 0
+    mean = sum(row["test_acc"] for row in rows(recorded)) / 2
+    headline = BLOCKS["HEADLINE"](FinishedRun(recorded, tmp_path))
+    assert f"**{mean:.2f} ± " in headline
+    assert "(last epoch, 2 seeds)" in headline
+    assert headline.endswith("(seed 0) |")
+
+    (other / names.RECIPES).write_bytes((recorded / names.RECIPES).read_bytes())
+    config = (other / names.CONFIG).read_text().replace("--seed 1", "--seed 2")
+    (other / names.CONFIG).write_text(config)  # now it is a run that was not recorded
+    headline = BLOCKS["HEADLINE"](FinishedRun(other, tmp_path))
+    assert f"**{read_log(other).test_acc.iloc[-1]:.2f} %** (last epoch, 1 seed)" in headline
 
 
 def test_a_run_on_held_out_images_is_no_evidence(small_npz, tmp_path):
@@ -84,5 +104,5 @@ def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
 
 def test_runs_of_one_recipe_share_it_wherever_their_data_and_results_lie():
     one = "python train.py --dataset data/cifar10.npz --seed 1 --out 'my runs/one' --lr 0.002"
-    other = "python train.py --out=two --lr 0.002 --device cuda"
-    assert without_seed(one) == without_seed(other) == "python train.py --lr 0.002"
+    other = "python train.py --compile --out=two --lr 0.002 --device cuda --tensorboard"
+    assert recipe_command(one) == recipe_command(other) == "python train.py --lr 0.002"
