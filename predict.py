@@ -89,9 +89,9 @@ def main() -> None:
 
 
 def files(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments, with the files below it, hidden ones excepted, in place of each folder.
+    """Yields the arguments; replaces each folder by the files in it and below, without hidden ones.
 
-    A folder without files is returned itself, to be refused as no image.
+    Yields a folder without files itself, to be refused as no image.
     """
     from inputs.image_files import files_below
 

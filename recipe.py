@@ -1,7 +1,7 @@
-"""Every setting that decides the result of a run: default, bounds and help text, in one place.
+"""The settings that decide the result of a run: default, bounds and help text, in one place.
 
-`train.py` makes a flag of each field. Two runs with equal recipes on the same data set are the
-same run, so `--resume` insists on an equal recipe.
+`train.py` makes a flag of each field. Two runs with equal recipes, the same data and the same
+teacher, if any, are the same run, so `--resume` insists on all three.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +35,10 @@ class Augmentation:
     flip_p: float = setting(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
     affine_p: float = setting(0.5, "probability of ShiftScaleRotate", at_least=0, at_most=1)
     shift_limit: float = setting(
-        0.0625, "largest shift, as a share of the image's side", at_least=0, below=1
+        0.0625,
+        "largest shift, as a share of the image's side; whole pixels, rounded towards 0",
+        at_least=0,
+        below=1,
     )
     scale_limit: float = setting(0.1, "largest change of the scale", at_least=0, below=1)
     rotate_limit: float = setting(15.0, "largest rotation in degrees", at_least=0, at_most=180)
@@ -53,8 +56,8 @@ class Recipe:
     )
     lr: float = setting(
         0.001,
-        "learning rate per image of a batch: the learning rate of Muon and SGD peaks at "
-        "LR x batch size, so another batch size needs no other LR",
+        "peak learning rate divided by the batch size: the learning rate of Muon and SGD peaks at "
+        "LR x batch size",
         above=0,
     )
     warmup: float = setting(
@@ -71,10 +74,16 @@ class Recipe:
         0.1, "share of the target that is spread over all classes", at_least=0, below=1
     )
     teacher_weight: float = setting(
-        0.8, "with --teacher, the weight of its targets in the loss", at_least=0, at_most=1
+        0.8,
+        "with --teacher, the share of the loss that is the divergence from its probabilities",
+        at_least=0,
+        at_most=1,
     )
     temperature: float = setting(
-        3.0, "with --teacher, the divisor of the logits before the softmax", above=0
+        3.0,
+        "with --teacher, the divisor T of both networks' logits before the softmax; the divergence "
+        "is multiplied by T squared",
+        above=0,
     )
     augment: str = setting(
         "albumentations",

@@ -53,14 +53,20 @@ def parse_arguments() -> argparse.Namespace:
     add_data_flags(data)
     data.add_argument(
         "--limit-train", metavar="N", type=number(int, at_least=1),
-        help="train on N random images only, for a quick look (default: all)",
+        help="use N random training images only, for a quick look (default: all)",
     )  # fmt: skip
     data.add_argument(
         "--holdout", metavar="N", type=number(int, at_least=1),
-        help="evaluate on N of the training images, stratified by class, in place of the test set: "
-        "to choose settings by. The same images for every seed (default: none)",
+        help="evaluate on N of the training images, stratified by class, in place of the test set; "
+        "use it to choose settings. The images are the same for every seed (default: none)",
     )  # fmt: skip
-    add_setting_flags(parser.add_argument_group("recipe (what decides the result)"), Recipe)
+    recipe = parser.add_argument_group("recipe (what decides the result)")
+    add_setting_flags(recipe, Recipe)
+    recipe.add_argument(
+        "--teacher", metavar="FILE.pt", type=Path,
+        help="checkpoint of a trained network; its probabilities are added to the targets, and "
+        "labels are not smoothed (default: none)",
+    )  # fmt: skip
     place = parser.add_argument_group("run")
     add_speed_flags(place)
     place.add_argument(
@@ -70,11 +76,6 @@ def parse_arguments() -> argparse.Namespace:
     place.add_argument(
         "--resume", action="store_true",
         help="continue the run in --out, with the same flags; draw a finished one's pictures again",
-    )  # fmt: skip
-    place.add_argument(
-        "--teacher", metavar="FILE.pt", type=Path,
-        help="checkpoint of a trained network; its probabilities are added to the targets, and "
-        "labels are not smoothed (default: none)",
     )  # fmt: skip
     place.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
@@ -142,7 +143,8 @@ def make_trainer(
     if args.find_lr:
         replaced["schedule"] = rising_schedule
     if args.teacher:
-        teacher = load_teacher(args.teacher, data).to(device, memory_format=torch.channels_last)
+        teacher = load_teacher(args.teacher, data, args.holdout)
+        teacher.to(device, memory_format=torch.channels_last)
         replaced["loss"] = distillation(teacher)
     trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **replaced)
     trainer.settings |= {

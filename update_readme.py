@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--readme", metavar="FILE", type=Path, nargs="+", default=[names.README],
-        help="files to update; README.md stands for the files of docs/ with markers as well "
+        help="files to update; with README.md, also the files in docs/ that have markers "
         f"(default: {names.README})",
     )  # fmt: skip
     parser.add_argument(

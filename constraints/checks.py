@@ -1,8 +1,9 @@
 """The constraints of the assignment, checked on a network as it runs.
 
 The receptive field is measured: one position of the last map before global pooling is
-differentiated with respect to a larger image. Squeeze-and-excite and attention make it as large as
-the image; the mean and the variance of a norm count as constants, unless it is written by hand.
+differentiated with respect to a larger image. With squeeze-and-excite or attention it is the whole
+image. The mean and the variance in a normalisation layer are treated as constants; those of a
+normalisation that is written by hand are not.
 
 What cannot be known:
 

@@ -21,8 +21,8 @@ class Motion:
     """What an operation does to the feature map, for height and width.
 
     `before` and `after` are the map's sizes, (1, 1) once it is pooled. A result is computed from
-    `kernel` rows and columns that are `dilation` apart. `mixes` says whether any result depends
-    on several positions, `skips` whether a convolution gets a slice with a step.
+    `kernel` rows and columns that are `dilation` apart. `mixes` is true if any result depends on
+    several positions, `skips` if the input of a convolution is a strided slice such as x[..., ::2].
     """
 
     before: Pair

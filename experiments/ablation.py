@@ -35,8 +35,11 @@ SETTINGS: dict[str, dict[str, float]] = {
     "no label smoothing": {"label_smoothing": 0.0},
     "label smoothing 0.2": {"label_smoothing": 0.2},
     "half the augmentation": {"affine_p": 0.25, "hole_p": 0.25},
-    "shifts by 4 pixels alone": {
-        **{"affine_p": 1.0, "shift_limit": 0.125, "scale_limit": 0.0, "rotate_limit": 0.0}
+    "shifts by up to 3 pixels, no scaling, no rotation": {
+        "affine_p": 1.0,
+        "shift_limit": 0.125,
+        "scale_limit": 0.0,
+        "rotate_limit": 0.0,
     },
     "16x16 hole": {"hole_size": 16},
 }
@@ -61,13 +64,13 @@ CHANGES = (*SETTINGS, *CODE)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Measure what each ingredient of the recipe is worth; see README.md.")
+    parser = Parser("Measure what each ingredient of the recipe is worth; see docs/recipe.md.")
     add_data_flags(parser)
     parser.add_argument(
-        "--epochs", metavar="N", type=number(int, at_least=1), default=8, help="of each run"
+        "--epochs", metavar="N", type=number(int, at_least=1), default=8, help="epochs per run"
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=number(int, at_least=1), default=3, help="runs of each change"
+        "--seeds", metavar="N", type=number(int, at_least=1), default=3, help="seeds per change"
     )
     parser.add_argument(
         "--only", metavar="CHANGE", choices=CHANGES,

@@ -24,7 +24,7 @@ from records.files import check_writable
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Measure the speed of training; see README.md.")
+    parser = Parser("Measure the speed of training; see docs/speed.md.")
     add_data_flags(parser)
     add_setting_flags(parser, Recipe, "batch_size")
     add_speed_flags(parser)

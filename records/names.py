@@ -4,8 +4,8 @@
     config.json             the fields of `run.Config`
     last.pt                 a `checkpoints.Checkpoint` to resume from
     best.pt                 a `checkpoints.Checkpoint` to use: the epoch with the best accuracy
-    confusion_matrix.csv    of best.pt on the test set: counts, rows true, columns predicted
-    class_report.csv        of best.pt on the test set: a row per class, `run.ClassRow`
+    confusion_matrix.csv    of best.pt on the evaluated images: counts, rows true, columns predicted
+    class_report.csv        of best.pt on the evaluated images: a row per class, `run.ClassRow`
     plots/                  pictures
 
 Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes.csv, ablation.csv

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from console.errors import UserError
+from console.flags import REPOSITORY
 from model import count_parameters
 from recipe import IMAGE_SIZE
 from records import names
@@ -17,7 +18,7 @@ from records.run import read_config
 from records.trained_net import TrainedNet
 from report.pictures import tile_caption
 
-DEMO = Path(__file__).parent.parent / "demo"
+DEMO = REPOSITORY / "demo"
 PAGE = [DEMO / name for name in ("index.html", "page.css", "page.js")]
 RUNTIME = [
     DEMO / "node_modules" / "onnxruntime-web" / "dist" / name

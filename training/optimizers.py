@@ -39,7 +39,8 @@ def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
 class Together:
     """Several optimizers as one, for `torch.amp.GradScaler`.
 
-    Given one by one, only those would step whose own gradients did not overflow in float16.
+    GradScaler decides for each optimizer it is given whether to step. If a gradient of any of
+    these overflows in float16, none of them steps.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 Result = TypeVar("Result")
 
-# of a wait for other processes. A machine may have to download the data set first, which takes an
-# hour from the slowest mirror; a process that has ended is noticed at once all the same
+# of collective operations. A machine may have to download the data set first, which takes an hour
+# from the slowest mirror; a process that has ended is noticed at once all the same
 TIMEOUT = timedelta(hours=2)
 
 
