@@ -1,17 +1,20 @@
 """Columns of the measurements over many runs (`names` lists their files)."""
 
 import os
-import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from console.flags import REPOSITORY
+from console.flags import REPOSITORY, as_flags
+from recipe import Recipe
 from records import STRICT
 
-FLAGS_OUTSIDE_RECIPE = ("--seed", "--out", "--dataset", "--data-dir", "--device", "--workers")
-SWITCHES_OUTSIDE_RECIPE = ("--compile", "--tensorboard")
+# flags of train.py that do not change the recipe, or that a row has in columns of their own
+FLAGS_LEFT_OUT = (
+    *("--out", "--data-dir", "--device", "--workers", "--compile", "--tensorboard"),
+    *("--seed", "--dataset", "--epochs", "--model", "--width"),
+)
 UNCHANGED = "none"  # the `change` of an ablation run of the unmodified recipe
 
 
@@ -36,25 +39,25 @@ def current_commit(project: Path = REPOSITORY) -> str:
         return ""
 
 
-def recipe_command(command: str) -> str:
-    """A command of train.py without the flags that may differ between runs of one recipe.
+def recipe_flags(command: str) -> tuple[str, ...]:
+    """The flags of a recipe in a command of train.py, sorted: ("--lr 0.002",).
 
-    The data set is compared by its name, so it does not matter where it lies.
+    FLAGS_LEFT_OUT and settings with their default value are left out. If torchrun starts several
+    processes, its words come first: they are another recipe.
     """
-    words, kept = shlex.split(command), []
-    while words:
-        flag, equals, value = words.pop(0).partition("=")
-        if flag in FLAGS_OUTSIDE_RECIPE:
-            words = words if equals else words[1:]
-        elif flag not in SWITCHES_OUTSIDE_RECIPE:
-            kept.append(flag + equals + value)
-    return shlex.join(kept)
-
-
-def flags_of(command: str, *excluded: str) -> list[str]:
-    """The flags in a command, each with its value, without the `excluded` ones."""
-    flags = re.findall(r"--[\w-]+(?:[ =](?!--)\S+)*", command)
-    return [flag for flag in flags if re.match(r"[\w-]+", flag)[0] not in excluded]
+    words = shlex.split(command)
+    start = next((i for i, word in enumerate(words) if word.endswith("train.py")), 0)
+    flags = {}
+    for word in words[start + 1 :]:
+        if word.startswith("--"):
+            flag, _, value = word.partition("=")
+            flags[flag] = value
+        elif flags:
+            flags[flag] = word
+    defaults = {flag: str(value) for flag, value in as_flags(Recipe()).items()}
+    kept = {k: v for k, v in flags.items() if k not in FLAGS_LEFT_OUT and v != defaults.get(k)}
+    launcher = words[:start] if words[:1] == ["torchrun"] else []
+    return (*launcher, *sorted(f"{flag} {value}".strip() for flag, value in kept.items()))
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ class RecipeRow:
     @property
     def recipe(self) -> tuple:
         """The key that runs of one recipe with different seeds share."""
-        command = recipe_command(self.command)
-        return command, self.model, self.params, self.mult_adds, self.dataset
+        flags = recipe_flags(self.command)
+        return flags, self.model, self.params, self.mult_adds, self.dataset, self.epochs
 
 
 @dataclass(frozen=True)

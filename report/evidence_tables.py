@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from records import names
-from records.evidence import UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow, flags_of
+from records.evidence import UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow
 from records.tables import as_table, read_rows, read_table
 from report.markdown import escaped, heading, row
 
@@ -21,10 +21,9 @@ def recipes_table(results: Path) -> str | None:
     runs = as_table(rows).assign(recipe=[each.recipe for each in rows])
     for _, group in runs.groupby("recipe", sort=False):
         run = group.iloc[0]
-        flags = flags_of(run.recipe[0], "--epochs", "--model", "--width", "--teacher")
-        teacher = ["with a teacher"] * ("--teacher" in run.command)
         dataset = [f"on {run.dataset}"] * (run.dataset != "cifar10")
-        model = ", ".join([run.model, *teacher, *dataset, *flags])
+        flags = ["with a teacher" if x.startswith("--teacher ") else x for x in run.recipe[0]]
+        model = ", ".join([run.model, *dataset, *flags])
         lines.append(
             row(
                 f"**{escaped(model)}**",

@@ -7,12 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from records.evidence import RecipeRow, flags_of
+from records.evidence import RecipeRow
 from records.tables import as_table
 from report import pictures
 
 WIDTH, ROW, MARGINS = 830, 36, 70  # pixels at the width at which the README shows it
-FLAGS_SHOWN_ELSEWHERE = ("--epochs", "--model", "--width")
 
 
 def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
@@ -54,10 +53,9 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
 def _label(group: pd.DataFrame) -> str:
     """Two lines: the accuracy, the network and the epochs; the devices, runs and other flags."""
     row = group.iloc[0]
-    others = flags_of(row.recipe[0], *FLAGS_SHOWN_ELSEWHERE)
     devices = sorted({device.split(",")[0] for device in group.device})
     dataset = f" on {row.dataset}" if row.dataset != "cifar10" else ""
     runs = f"{len(group)} run{'s' * (len(group) > 1)}"
     first = f"{group.test_acc.mean():.2f} %  {row.model}, {row.epochs} epochs{dataset}"
-    lines = first, f"{runs}, {', '.join([*devices, ' '.join(others)])}".rstrip(", ")
+    lines = first, f"{runs}, {', '.join([*devices, ' '.join(row.recipe[0])])}".rstrip(", ")
     return "\n".join(line if len(line) <= 58 else f"{line[:55]}..." for line in lines)

@@ -7,7 +7,7 @@ import pytest
 from conftest import run_script, train
 
 from records import names
-from records.evidence import RecipeRow, recipe_command
+from records.evidence import RecipeRow, recipe_flags
 from records.run import read_config, read_log
 from records.tables import read_rows, read_table
 from report.blocks import BLOCKS, FinishedRun
@@ -102,7 +102,19 @@ def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
     )
 
 
-def test_runs_of_one_recipe_share_it_wherever_their_data_and_results_lie():
-    one = "python train.py --dataset data/cifar10.npz --seed 1 --out 'my runs/one' --lr 0.002"
-    other = "python train.py --compile --out=two --lr 0.002 --device cuda --tensorboard"
-    assert recipe_command(one) == recipe_command(other) == "python train.py --lr 0.002"
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python train.py --dataset data/cifar10.npz --seed 1 --out 'my runs/one' --lr 0.002",
+        "python train.py --out=two --lr=0.002 --device cuda --compile --momentum 0.9",
+        "python /any/where/train.py --tensorboard --lr 0.002 --model Net --epochs 25",
+    ],
+)
+def test_what_does_not_change_the_recipe_is_no_flag_of_it(command):
+    assert recipe_flags(command) == ("--lr 0.002",)
+
+
+def test_flags_of_a_recipe_are_sorted_and_those_of_torchrun_come_first():
+    command = "torchrun --nproc_per_node=2 train.py --warmup 0.1 --teacher x.pt --augment device"
+    flags = ("--augment device", "--teacher x.pt", "--warmup 0.1")
+    assert recipe_flags(command) == ("torchrun", "--nproc_per_node=2", *flags)
