@@ -28,7 +28,7 @@ from inputs.sources import DATA_DIR, source_of
 from inputs.workers import ignore_interrupts, usable_cores
 from recipe import Recipe
 
-Share = Callable[[int], slice]  # from the size of a batch to the part that this process trains on
+Share = Callable[[int], slice]  # maps the size of a batch to what this process trains on
 all_images: Share = slice  # slice(size) is the whole batch
 
 
@@ -85,7 +85,7 @@ def training_batches(
     workers: int | str,
     processes: int = 1,
 ) -> HostBatches | DeviceBatches:
-    """The training set, augmented as the recipe says; see `worker_count` for the last arguments."""
+    """The training set, augmented as the recipe says; `worker_count` explains the last arguments."""
     if recipe.augment == "device":
         return DeviceBatches(data, recipe, device)
     return HostBatches(data, recipe, device, worker_count(workers, device, processes))

@@ -60,7 +60,8 @@ def described(error: Exception, *skipped_files: str) -> str:
         if "site-packages" not in frame.filename and frame.filename not in skipped_files
     ]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    message = " ".join(str(error).split())  # on one line
+    return f"{type(error).__name__}: {message}{place}"
 
 
 class Stopped(KeyboardInterrupt):

@@ -10,11 +10,9 @@ from console.flags import REPOSITORY, as_flags
 from recipe import Recipe
 from records import STRICT
 
-# flags of train.py that do not change the recipe, or that a row has in columns of their own
-FLAGS_LEFT_OUT = (
-    *("--out", "--data-dir", "--device", "--workers", "--compile", "--tensorboard"),
-    *("--seed", "--dataset", "--epochs", "--model", "--width"),
-)
+# flags of train.py that do not change the result, and those that have columns in recipes.csv
+WITHOUT_EFFECT = ("--out", "--data-dir", "--device", "--workers", "--compile", "--tensorboard")
+IN_COLUMNS = ("--seed", "--dataset", "--epochs", "--model", "--width")
 UNCHANGED = "none"  # the `change` of an ablation run of the unmodified recipe
 
 
@@ -42,8 +40,8 @@ def current_commit(project: Path = REPOSITORY) -> str:
 def recipe_flags(command: str) -> tuple[str, ...]:
     """The flags of a recipe in a command of train.py, sorted: ("--lr 0.002",).
 
-    FLAGS_LEFT_OUT and settings with their default value are left out. If torchrun starts several
-    processes, its words come first: they are another recipe.
+    Flags in WITHOUT_EFFECT and IN_COLUMNS are left out, and settings with their default value. A
+    command of torchrun keeps the words before train.py: several processes are another recipe.
     """
     words = shlex.split(command)
     start = next((i for i, word in enumerate(words) if word.endswith("train.py")), 0)
@@ -55,7 +53,8 @@ def recipe_flags(command: str) -> tuple[str, ...]:
         elif flags:
             flags[flag] = word
     defaults = {flag: str(value) for flag, value in as_flags(Recipe()).items()}
-    kept = {k: v for k, v in flags.items() if k not in FLAGS_LEFT_OUT and v != defaults.get(k)}
+    left_out = WITHOUT_EFFECT + IN_COLUMNS
+    kept = {k: v for k, v in flags.items() if k not in left_out and v != defaults.get(k)}
     launcher = words[:start] if words[:1] == ["torchrun"] else []
     return (*launcher, *sorted(f"{flag} {value}".strip() for flag, value in kept.items()))
 

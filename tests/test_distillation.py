@@ -76,7 +76,7 @@ def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path)
 
 
 def test_a_teacher_has_not_seen_the_validation_images(small_npz, tmp_path):
-    """With a smaller hold-out it has, although it has a validation accuracy too."""
+    """A teacher with a smaller hold-out was trained on some of them."""
     teacher, flags = tmp_path / "teacher", ("--epochs", 1, "--holdout", 24)
     assert train(small_npz, teacher, *flags).status == 0
     taught = tmp_path / "taught", *flags, "--teacher", teacher / "best.pt"

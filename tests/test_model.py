@@ -88,6 +88,14 @@ def test_an_edit_that_torch_refuses_is_named_in_one_line(monkeypatch):
     run_script("model").assert_refused("Net cannot be built", "RuntimeError", "test_model.py, line")
 
 
+def test_a_message_of_several_lines_is_told_in_one(monkeypatch):
+    def fails(**_):
+        raise ValueError("one line\nand another")
+
+    monkeypatch.setattr("model.Net", fails)
+    run_script("model").assert_refused("Net cannot be built: ValueError: one line and another")
+
+
 @pytest.mark.parametrize(
     ("line", "edited", "words"),
     [
