@@ -143,7 +143,7 @@ def make_trainer(
     if args.find_lr:
         replaced["schedule"] = rising_schedule
     if args.teacher:
-        teacher = load_teacher(args.teacher, data, args.holdout)
+        teacher = load_teacher(args.teacher, data)
         teacher.to(device, memory_format=torch.channels_last)
         replaced["loss"] = distillation(teacher)
     trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **replaced)

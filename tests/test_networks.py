@@ -23,8 +23,9 @@ def test_the_second_networks_size():
 
 def test_the_second_network_trains_and_is_used(small_npz, tmp_path):
     flags = ("--model", "ResidualNet", "--width", 0.25)
-    out = tmp_path / "out"
+    out, other = tmp_path / "out", tmp_path / "other"
     assert train(small_npz, out, "--epochs", 2, *flags).status == 0
+    assert train(small_npz, other, "--epochs", 2, "--seed", 1, *flags).status == 0
     outcome = train(small_npz, out, "--epochs", 2, "--resume")
     outcome.assert_refused("--model (was ResidualNet, now Net)")
     assert load_checkpoint(out / "best.pt").network == "ResidualNet"
@@ -34,12 +35,12 @@ def test_the_second_network_trains_and_is_used(small_npz, tmp_path):
         ("predict", "--checkpoint", out / "best.pt", tile),
         ("evaluate", out / "best.pt", "--dataset", small_npz),
         ("export", "--checkpoint", out / "best.pt", "--out", tmp_path / "net.onnx"),
-        ("experiments.record", out, "--results", tmp_path / "evidence"),
+        ("experiments.record", out, other, "--results", tmp_path / "evidence"),
     ):
         outcome = run_script(*script)
         assert (outcome.status, outcome.err) == (0, ""), script
-    (row,) = (tmp_path / "evidence" / "recipes.csv").read_text().splitlines()[1:]
-    assert row.startswith('"ResidualNet, width 0.25"')
+    rows = (tmp_path / "evidence" / "recipes.csv").read_text().splitlines()[1:]
+    assert [row.startswith('"ResidualNet, width 0.25"') for row in rows] == [True, True]
 
 
 def test_an_unknown_network_is_refused():

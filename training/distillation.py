@@ -21,21 +21,18 @@ from records.trained_net import TrainedNet
 from training.trainer import Trainer
 
 
-def load_teacher(path: Path, data: ImageData, holdout: int | None) -> TrainedNet:
+def load_teacher(path: Path, data: ImageData) -> TrainedNet:
     """The network in the checkpoint `path`, for training on `data`.
-
-    Args:
-        holdout: how many training images `data` keeps for validation, if any.
 
     Raises:
         UserError: it has other classes, or was not trained with the same validation images.
     """
     teacher = TrainedNet(path)
     data.check_classes(teacher.classes, path)
-    if holdout and teacher.checkpoint.data != data.fingerprint:
+    if data.evaluated == "val" and teacher.checkpoint.data != data.fingerprint:
         raise UserError(
-            f"--teacher {path} may have been trained on images that --holdout keeps for "
-            f"validation; train the teacher with the same --dataset and --holdout {holdout}"
+            f"--teacher {path} may have been trained on the validation images; train the teacher "
+            "with the same --dataset and --holdout"
         )
     return teacher
 
