@@ -85,7 +85,10 @@ def training_batches(
     workers: int | str,
     processes: int = 1,
 ) -> HostBatches | DeviceBatches:
-    """The training set, augmented as the recipe says; `worker_count` has the last arguments."""
+    """The training set, augmented as the recipe says.
+
+    `workers` and `processes` are those of `worker_count`.
+    """
     if recipe.augment == "device":
         return DeviceBatches(data, recipe, device)
     return HostBatches(data, recipe, device, worker_count(workers, device, processes))
