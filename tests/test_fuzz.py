@@ -102,6 +102,13 @@ def test_checkpoint_with_damaged_bytes(finished_run, tmp_path, how):
         assert_same(loaded, load_checkpoint(finished_run / names.BEST))
 
 
+def test_checkpoint_with_a_tensor_that_became_a_folder(finished_run, tmp_path):
+    content = bytearray((finished_run / names.BEST).read_bytes())
+    content[content.rindex(b"PK\1\2") + 38] ^= 0x10  # its attributes in the archive's directory
+    (tmp_path / "x.pt").write_bytes(content)
+    assert attempt(load_checkpoint, tmp_path / "x.pt") is None
+
+
 plain = st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.text(max_size=3)
 anything = st.recursive(
     plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)
