@@ -174,5 +174,8 @@ def save(figure: Figure, path: Path) -> Figure:
     with replacing(path, durable=False) as beside, warnings.catch_warnings():
         # letters of a class name that matplotlib's font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)
+            figure.set_layout_engine(None)  # with one, savefig draws everything twice
         figure.savefig(beside)
     return figure

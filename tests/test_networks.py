@@ -34,7 +34,6 @@ def test_the_second_network_trains_and_is_used(small_npz, tmp_path):
     for script in (
         ("predict", "--checkpoint", out / "best.pt", tile),
         ("evaluate", out / "best.pt", "--dataset", small_npz),
-        ("export", "--checkpoint", out / "best.pt", "--out", tmp_path / "net.onnx"),
         ("experiments.record", out, other, "--results", tmp_path / "evidence"),
     ):
         outcome = run_script(*script)
