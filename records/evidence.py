@@ -8,7 +8,7 @@ from pathlib import Path
 
 from console.flags import REPOSITORY, as_flags
 from recipe import Recipe
-from records import STRICT
+from records import STRICT, names
 
 # flags of train.py that do not change the result, and those that have columns in recipes.csv
 WITHOUT_EFFECT = ("--out", "--data-dir", "--device", "--workers", "--compile", "--tensorboard")
@@ -105,6 +105,12 @@ class RecipeRow:
         """The key that runs of one recipe with different seeds share."""
         flags = recipe_flags(self.command)
         return flags, self.model, self.params, self.mult_adds, self.dataset, self.epochs
+
+    @property
+    def log(self) -> Path:
+        """The copy of the run's log, in the folder of recipes.csv."""
+        words = self.model, self.epochs, "epochs", "seed", self.seed, self.dataset
+        return names.recorded_log(*words, *self.recipe[0])
 
 
 @dataclass(frozen=True)

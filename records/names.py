@@ -9,7 +9,7 @@
     plots/                  pictures
 
 Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes.csv, ablation.csv
-and, written by hand, marks.csv.
+and, written by hand, marks.csv. runs/ has the logs of the runs in recipes.csv.
 """
 
 import itertools
@@ -63,6 +63,7 @@ EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on,
 
 BENCH = Path("bench.csv")
 RECIPES = Path("recipes.csv")
+RECORDED_LOGS = Path("runs")
 ABLATION = Path("ablation.csv")
 MARKS = Path("marks.csv")
 
@@ -77,6 +78,12 @@ def unused(folder: Path, name: str) -> Path:
     stem = _safe(name) or "image"
     paths = (folder / f"{stem}{f'-{n}' * (n > 1)}.png" for n in itertools.count(1))
     return next(path for path in paths if not os.path.lexists(path))
+
+
+def recorded_log(*words: object) -> Path:
+    """ "runs/Net-width-1.0-25-epochs-seed-0-cifar10.csv", of the words that tell runs apart."""
+    name = re.sub(r"[^\w.]+", "-", " ".join(map(str, words)))[:80].strip("-")
+    return RECORDED_LOGS / f"{name}.csv"
 
 
 def _safe(name: str) -> str:

@@ -31,6 +31,8 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
         assert (row["seed"], row["epochs"], row["params"]) == (seed, 2, config.parameters)
         assert row["command"] == config.command
         assert row["model"] == "Net, width 0.5"
+        copy = f"Net-width-0.5-2-epochs-seed-{seed}-small-batch-size-32.csv"
+        assert (results / "runs" / copy).read_bytes() == (folder / "train_log.csv").read_bytes()
 
     block = BLOCKS["RECIPES"](FinishedRun(results, tmp_path))
     assert f"results/{names.RECIPES_PLOT.as_posix()}" in block
