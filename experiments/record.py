@@ -15,7 +15,7 @@ from console.errors import UserError, run
 from console.flags import Parser
 from records import names
 from records.evidence import RecipeRow
-from records.files import check_writable, replacing
+from records.files import check_writable, copy_file
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,19 +44,13 @@ def record(runs: list[Path], results: Path) -> None:
     def replaced(rows: list[RecipeRow]) -> list[RecipeRow]:
         return list({(row.recipe, row.seed): row for row in [*rows, *new.values()]}.values())
 
-    update_rows(path, RecipeRow, replaced)
     for folder, row in new.items():
-        copy_log(folder / names.TRAIN_LOG, results / row.log)
+        copy_file(folder / names.TRAIN_LOG, results / row.log)
+    update_rows(path, RecipeRow, replaced)
     draw_recipes(read_rows(path, RecipeRow), results / names.RECIPES_PLOT)
     for folder, row in new.items():
         figures = f"{row.test_acc:.2f} % after {row.epochs} epochs, seed {row.seed}"
         print(f"{folder}: {figures}", flush=True)
-
-
-def copy_log(log: Path, copy: Path) -> None:
-    copy.parent.mkdir(exist_ok=True)
-    with replacing(copy) as beside:
-        beside.write_bytes(log.read_bytes())
 
 
 def row_of(folder: Path) -> RecipeRow:

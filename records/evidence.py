@@ -109,8 +109,8 @@ class RecipeRow:
     @property
     def log(self) -> Path:
         """The copy of the run's log, in the folder of recipes.csv."""
-        words = self.model, self.epochs, "epochs", "seed", self.seed, self.dataset
-        return names.recorded_log(*words, *self.recipe[0])
+        title = f"{self.model}, {self.epochs} epochs, seed {self.seed}"
+        return names.recorded_log(title, (self.recipe, self.seed))
 
 
 @dataclass(frozen=True)

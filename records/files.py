@@ -49,6 +49,13 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copies `source` over `target`; makes the folder of `target` if there is none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as beside:
+        beside.write_bytes(source.read_bytes())
+
+
 def _flush(path: Path) -> None:
     """Waits until a file's content, or the names in a folder, are on the disk."""
     if os.name == "nt":  # which cannot flush what is open for reading

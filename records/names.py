@@ -12,6 +12,7 @@ Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes
 and, written by hand, marks.csv. runs/ has the logs of the runs in recipes.csv.
 """
 
+import hashlib
 import itertools
 import os
 import re
@@ -80,10 +81,10 @@ def unused(folder: Path, name: str) -> Path:
     return next(path for path in paths if not os.path.lexists(path))
 
 
-def recorded_log(*words: object) -> Path:
-    """ "runs/Net-width-1.0-25-epochs-seed-0-cifar10.csv", of the words that tell runs apart."""
-    name = re.sub(r"[^\w.]+", "-", " ".join(map(str, words)))[:80].strip("-")
-    return RECORDED_LOGS / f"{name}.csv"
+def recorded_log(title: str, key: tuple) -> Path:
+    """ "runs/Net-width-1-0-25-epochs-seed-0-1f2e3d4c.csv": the title, and a hash of the key."""
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
+    return RECORDED_LOGS / f"{_safe(title)}-{digest}.csv"
 
 
 def _safe(name: str) -> str:

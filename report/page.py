@@ -13,7 +13,7 @@ from console.flags import REPOSITORY
 from model import count_parameters
 from recipe import IMAGE_SIZE
 from records import names
-from records.files import replacing
+from records.files import copy_file, replacing
 from records.run import read_config
 from records.trained_net import TrainedNet
 from report.pictures import tile_caption
@@ -83,10 +83,8 @@ def check_page_folder(folder: Path) -> None:
 
 def write_page(folder: Path, onnx: Path) -> int:
     """Writes the page, the network in `onnx` and what it runs on to `folder`; returns the bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = {path.name: path for path in (*PAGE, *RUNTIME)}
     files |= {names.ONNX.name: onnx, names.ONNX_FACTS.name: _facts_path(onnx)}
     for name, source in files.items():
-        with replacing(folder / name) as path:
-            path.write_bytes(source.read_bytes())
+        copy_file(source, folder / name)
     return sum((folder / name).stat().st_size for name in files)

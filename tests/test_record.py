@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from conftest import run_script, train
@@ -31,8 +32,8 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
         assert (row["seed"], row["epochs"], row["params"]) == (seed, 2, config.parameters)
         assert row["command"] == config.command
         assert row["model"] == "Net, width 0.5"
-        copy = f"Net-width-0.5-2-epochs-seed-{seed}-small-batch-size-32.csv"
-        assert (results / "runs" / copy).read_bytes() == (folder / "train_log.csv").read_bytes()
+        (copy,) = (results / "runs").glob(f"Net-width-0-5-2-epochs-seed-{seed}-*.csv")
+        assert copy.read_bytes() == (folder / "train_log.csv").read_bytes()
 
     block = BLOCKS["RECIPES"](FinishedRun(results, tmp_path))
     assert f"results/{names.RECIPES_PLOT.as_posix()}" in block
@@ -46,6 +47,15 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
     before = rows(results)
     assert run_script("experiments.record", folders[0], "--results", results).status == 0
     assert rows(results) == before  # replaced, not doubled, and the other kept
+
+
+@pytest.mark.parametrize(
+    "other", [{"params": 2}, {"dataset": "digits"}, {"command": "python train.py --lr 0.002"}]
+)
+def test_every_recipe_has_a_log_of_its_own(other):
+    one = RecipeRow("Net", 1, 1, 25, 0, "cifar10", 88.0, 88.0, 60.0, "CPU", "python train.py")
+    assert replace(one, **other).log != one.log
+    assert replace(one, seconds=61.0, test_acc=89.0).log == one.log  # the same run again
 
 
 def test_the_headline_is_the_mean_over_the_seeds_of_the_runs_own_recipe(
