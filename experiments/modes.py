@@ -29,6 +29,7 @@ from model import build_network
 from recipe import Recipe
 from records.evidence import BenchRow
 from training.devices import device_description, keep_freed_memory
+from training.optimizers import make_optimizers
 from training.trainer import Trainer
 
 Batch = tuple[Tensor, Tensor]
@@ -101,7 +102,7 @@ def plain_script(setup: Setup, data: ImageData, transform=plain.albumentations_t
     batches = plain.endless_batches(
         data, transform(data, setup.recipe.augmentation), setup.recipe.batch_size, setup.workers
     )
-    return runner(plain.training_loop(data, setup.device, setup.recipe), batches)
+    return runner(plain_loop(setup, data), batches)
 
 
 def plain_torchvision(setup: Setup, data: ImageData) -> Runner:
@@ -114,8 +115,14 @@ def plain_step(setup: Setup, data: ImageData) -> Runner:
     size, side = setup.recipe.batch_size, data.train_images.shape[1]
     images = torch.randn(size, 3, side, side, device=setup.device)
     labels = torch.arange(size, device=setup.device) % len(data.classes)
-    train = plain.training_loop(data, setup.device, setup.recipe)
-    return runner(train, repeat((images, labels)))
+    return runner(plain_loop(setup, data), repeat((images, labels)))
+
+
+def plain_loop(setup: Setup, data: ImageData) -> Callable[[Iterable[Batch]], None]:
+    """The plain script's training loop with the optimizers of train.py, without a schedule."""
+    network = build_network(num_classes=len(data.classes)).to(setup.device)
+    optimizers = make_optimizers(network, replace(setup.recipe, lr=setup.recipe.lr / 10))
+    return plain.training_loop(network, optimizers, setup.device)
 
 
 CEILING, PLAIN = "ceiling", "plain"

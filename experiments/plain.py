@@ -1,35 +1,37 @@
-"""A straightforward training script, for experiments.bench to compare with.
+"""A straightforward training script, for experiments.bench and time_to_85 to compare with.
 
 float32 images in NCHW, augmented and normalised one by one; a loader with default options; a loop
-that waits for its loss in every step. The optimizers are those of train.py.
+that waits for its loss in every step.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import albumentations as A
 import numpy as np
 import torch
 import torch.nn.functional as F
 from albumentations.pytorch import ToTensorV2
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
 from inputs.augment import build_pipeline, hole_fill
 from inputs.image_data import ImageData
 from model import build_network
 from recipe import Augmentation, Recipe
-from training.optimizers import make_optimizers
 
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[np.ndarray], Tensor]  # uint8 (H, W, 3) -> float32 (3, H, W), normalised
 
 
-def albumentations_transform(data: ImageData, augmentation: Augmentation) -> Transform:
+def albumentations_transform(
+    data: ImageData, augmentation: Augmentation, seed: int | None = None
+) -> Transform:
     augment = build_pipeline(augmentation, data.mean)
     normalise = A.Normalize(data.mean, data.std)
-    pipeline = A.Compose([*augment.transforms, normalise, ToTensorV2()])
+    pipeline = A.Compose([*augment.transforms, normalise, ToTensorV2()], seed=seed)
     return lambda image: pipeline(image=image)["image"]
 
 
@@ -75,11 +77,12 @@ def endless_batches(
 
 
 def training_loop(
-    data: ImageData, device: torch.device, recipe: Recipe
+    network: nn.Module,
+    optimizers: Sequence[Optimizer],
+    device: torch.device,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Callable[[Iterable[Batch]], None]:
     """A function that takes a training step on each batch that it is given."""
-    network = build_network(num_classes=len(data.classes)).to(device)
-    optimizers = make_optimizers(network, replace(recipe, lr=recipe.lr / 10))  # no schedule
 
     def train(batches: Iterable[Batch]) -> None:
         network.train()
@@ -92,7 +95,42 @@ def training_loop(
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
+            after_step()
             total_loss += loss.item()
             hits += (logits.argmax(1) == labels).sum().item()
 
     return train
+
+
+def train_and_evaluate(
+    data: ImageData, recipe: Recipe, device: torch.device, workers: int
+) -> Iterator[float]:
+    """Trains `Net`; the test accuracy in percent after each epoch.
+
+    The learning rate of AdamW follows OneCycleLR up to `recipe.lr`; both have PyTorch's defaults.
+    """
+    torch.manual_seed(recipe.seed)
+    transform = albumentations_transform(data, recipe.augmentation, recipe.seed)
+    dataset = PlainDataset(data, transform)
+    loader = DataLoader(dataset, recipe.batch_size, shuffle=True, num_workers=workers)
+    test_images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2) / 255
+    test_images = transforms.Normalize(data.mean, data.std)(test_images)
+    test_set = TensorDataset(test_images, torch.from_numpy(data.test_labels))
+    network = build_network(num_classes=len(data.classes)).to(device)
+    optimizer = AdamW(network.parameters(), recipe.lr)
+    schedule = OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * len(loader))
+    train = training_loop(network, [optimizer], device, schedule.step)
+    for _ in range(recipe.epochs):
+        train(loader)
+        yield test_accuracy(network, DataLoader(test_set, recipe.batch_size), device)
+
+
+@torch.no_grad()
+def test_accuracy(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> float:
+    """Top-1 accuracy in percent."""
+    network.eval()
+    hits = images_seen = 0
+    for images, labels in batches:
+        hits += (network(images.to(device)).argmax(1).cpu() == labels).sum().item()
+        images_seen += len(labels)
+    return 100 * hits / images_seen

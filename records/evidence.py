@@ -13,6 +13,7 @@ from records import STRICT, names
 # flags of train.py that do not change the result, and those that have columns in recipes.csv
 WITHOUT_EFFECT = ("--out", "--data-dir", "--device", "--workers", "--compile", "--tensorboard")
 IN_COLUMNS = ("--seed", "--dataset", "--epochs", "--model", "--width")
+TARGET = 85  # test accuracy in percent that the assignment asks for
 UNCHANGED = "none"  # the `change` of an ablation run of the unmodified recipe
 
 
@@ -111,6 +112,23 @@ class RecipeRow:
         """The copy of the run's log, in the folder of recipes.csv."""
         title = f"{self.model}, {self.epochs} epochs, seed {self.seed}"
         return names.recorded_log(title, (self.recipe, self.seed))
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """A run of a training script to its last epoch, and the accuracy on the test set there."""
+
+    __pydantic_config__ = STRICT
+
+    script: str
+    epochs: int
+    seed: int
+    dataset: str
+    test_acc: float
+    seconds: float  # of all epochs, with the evaluation of each
+    device: str
+    command: str
+    commit: str = ""  # see `current_commit`; "" where it is unknown
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@
     class_report.csv        of best.pt on the evaluated images: a row per class, `run.ClassRow`
     plots/                  pictures
 
-Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes.csv, ablation.csv
-and, written by hand, marks.csv. runs/ has the logs of the runs in recipes.csv.
+Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes.csv, ablation.csv,
+time_to_85.csv and, written by hand, marks.csv. runs/ has the logs of the runs in recipes.csv.
 """
 
 import hashlib
@@ -66,6 +66,7 @@ BENCH = Path("bench.csv")
 RECIPES = Path("recipes.csv")
 RECORDED_LOGS = Path("runs")
 ABLATION = Path("ablation.csv")
+TIME_TO_85 = Path("time_to_85.csv")
 MARKS = Path("marks.csv")
 
 

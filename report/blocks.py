@@ -18,7 +18,13 @@ from records.evidence import RecipeRow
 from records.files import existing
 from records.run import ClassRow, Config, evaluated_on, read_config, read_confusion, read_log
 from records.tables import read_rows
-from report.evidence_tables import ablation_table, bench_table, mean_and_spread, recipes_table
+from report.evidence_tables import (
+    ablation_table,
+    bench_table,
+    mean_and_spread,
+    recipes_table,
+    time_table,
+)
 from report.layer_table import layer_table
 from report.markdown import escaped, heading, image, row
 from report.pictures import tile_caption
@@ -215,4 +221,5 @@ BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "RF": lambda run: tally_markdown(run.network),
     "MODEL_SUMMARY": model_summary,
     "BENCH": lambda run: bench_table(run.results),
+    "TIME_TO_85": lambda run: time_table(run.results),
 }

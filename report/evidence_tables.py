@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from records import names
-from records.evidence import UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow
+from records.evidence import TARGET, UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow, TimeRow
 from records.tables import as_table, read_rows, read_table
 from report.markdown import escaped, heading, row
 
@@ -93,6 +93,33 @@ def bench_table(results: Path) -> str | None:
         "peak memory:",
     )
     return "\n".join([header, *lines, "", f"`{rows[0].command}` on {escaped(rows[0].device)}."])
+
+
+def time_table(results: Path) -> str | None:
+    """What experiments.time_to_85 measured: a row for each script and number of epochs."""
+    rows = read_rows(results / names.TIME_TO_85, TimeRow)
+    if not rows:
+        return None
+    groups = [
+        (script, epochs, group)
+        for (script, epochs), group in as_table(rows).groupby(["script", "epochs"])
+    ]
+    reached = [group for *_, group in groups if group.test_acc.min() > TARGET]
+    fastest = min((group.seconds.median() for group in reached), default=math.nan)
+    lines = [
+        heading(
+            *("script", "epochs:", "test accuracy (%), lowest to highest:", "runs:"),
+            *("minutes, median:", f"x fastest above {TARGET} %:"),
+        )
+    ]
+    for script, epochs, group in groups:
+        accuracies = f"{group.test_acc.min():.2f} to {group.test_acc.max():.2f}"
+        seconds, all_above = group.seconds.median(), group.test_acc.min() > TARGET
+        ratio = f"{seconds / fastest:.2f}" if all_above else ""
+        lines.append(
+            row(escaped(script), epochs, accuracies, len(group), f"{seconds / 60:.1f}", ratio)
+        )
+    return "\n".join([*lines, "", f"`{rows[-1].command}` on {escaped(rows[-1].device)}."])
 
 
 def mean_and_spread(values: pd.Series) -> str:

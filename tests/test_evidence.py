@@ -13,11 +13,16 @@ from conftest import REPO, run_script, train
 from console.errors import UserError
 from model import Net
 from records import names
-from records.evidence import AblationRow, BenchRow, RecipeRow, current_commit
+from records.evidence import AblationRow, BenchRow, RecipeRow, TimeRow, current_commit
 from records.run import LogRow, read_config
 from records.tables import read_rows, update_rows, write_table
 
-TABLES = {names.ABLATION: AblationRow, names.BENCH: BenchRow, names.RECIPES: RecipeRow}
+TABLES = {
+    names.ABLATION: AblationRow,
+    names.BENCH: BenchRow,
+    names.RECIPES: RecipeRow,
+    names.TIME_TO_85: TimeRow,
+}
 ROW = AblationRow("none", 8, 0, "x", 0.5, 80, 81, 0.4, "CPU", "python -m experiments.ablation")
 
 

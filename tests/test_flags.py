@@ -49,7 +49,7 @@ SLOW_LIBRARIES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "
 SCRIPTS = (
     *("train", "model", "update_readme", "visualize_augmentations", "predict", "evaluate"),
     *("export", "experiments.bench", "experiments.ablation", "experiments.record"),
-    "experiments.campaign",
+    *("experiments.campaign", "experiments.time_to_85"),
 )
 
 

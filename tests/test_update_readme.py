@@ -1,4 +1,4 @@
-"""The README's blocks: written between the markers, and nothing else touched."""
+"""The README's blocks show the run and the evidence that lie in its results folder."""
 
 import html
 import re
@@ -9,129 +9,14 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import run_script
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
+from test_markers import README, marked
 
-from console.errors import UserError
 from records import names
-from records.evidence import AblationRow, BenchRow, Mark, RecipeRow
+from records.evidence import AblationRow, BenchRow, Mark, RecipeRow, TimeRow
 from records.run import read_log
 from records.tables import write_table
 from report.blocks import BLOCKS
-from update_readme import find_blocks, inject
-
-PATH = Path("README.md")
-CONTENT = {name: f"new {name}\nsecond line | ü" for name in BLOCKS}
-
-
-def marked(name: str, content: bytes = b"\nold\n") -> bytes:
-    return b"<!-- %s -->%s<!-- /%s -->" % (name.encode(), content, name.encode())
-
-
-README = b"\n".join([b"# Title", *map(marked, BLOCKS), b"The end."])
-
-
-def injected(readme: bytes) -> bytes:
-    """`readme` with the content of its blocks replaced."""
-    spans = find_blocks(readme, BLOCKS, PATH)
-    return inject(readme, {name: CONTENT[name] for name in spans}, spans)
-
-
-PARTS = len(BLOCKS) + 1
-outside = st.binary(max_size=60).filter(lambda text: b"<!--" not in text)
-
-
-@given(st.lists(outside, min_size=PARTS, max_size=PARTS), st.permutations(list(BLOCKS)))
-def test_text_outside_the_markers_survives_byte_for_byte(texts, order):
-    # "|" keeps a text's last bytes and a marker apart
-    readme = b"|".join(
-        part for pair in zip(texts, map(marked, order), strict=False) for part in pair
-    )
-    readme += b"|" + texts[-1]
-    once = injected(readme)
-    assert injected(once) == once
-    pattern = re.compile(rb"(<!-- (\w+) -->).*?(<!-- /\2 -->)", re.DOTALL)
-    assert pattern.sub(rb"\1\3", once) == pattern.sub(rb"\1\3", readme)
-    for name, content in CONTENT.items():
-        start, end = find_blocks(once, BLOCKS, PATH)[name]
-        assert once[start:end].decode().split() == content.split()
-
-
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
-def test_blocks_take_the_readmes_line_endings(newline):
-    readme = README.replace(b"\n", newline)
-    result = injected(readme)
-    assert result.count(b"\n") == result.count(newline)
-    if newline == b"\n":
-        assert b"\r" not in result
-
-
-def swap(readme: bytes, one: bytes, other: bytes) -> bytes:
-    return readme.replace(one, b"@").replace(other, one).replace(b"@", other)
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (lambda readme, opening, closing: readme.replace(opening, b""), "has no <!-- NAME -->"),
-        (lambda readme, opening, closing: readme.replace(closing, b""), "NAME.*closed|missing"),
-        (lambda readme, opening, closing: readme + opening, "<!-- NAME --> is there twice"),
-        (lambda readme, opening, closing: readme + closing, "<!-- /NAME --> is there twice"),
-        (lambda readme, opening, closing: readme.replace(closing, opening), "NAME is not closed"),
-        (swap, "has no <!-- NAME -->"),
-    ],
-)
-def test_broken_markers_are_named(name, fault, words):
-    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-    with pytest.raises(UserError, match=rf"README\.md: .*({words.replace('NAME', name)})"):
-        injected(fault(README, opening.encode(), closing.encode()))
-
-
-def test_crossed_blocks_are_named():
-    crossed = b"<!-- RESULTS -->a<!-- PLOTS --><!-- /RESULTS -->b<!-- /PLOTS -->"
-    nested = b"<!-- RESULTS -->a<!-- RF --><!-- /RF --><!-- /RESULTS -->"
-    for readme, within in ((crossed, "PLOTS"), (nested, "RF")):
-        with pytest.raises(UserError, match=f"RESULTS is not closed before <!-- {within} -->"):
-            injected(readme)
-
-
-def test_a_readme_without_markers_is_refused():
-    with pytest.raises(UserError, match="no markers"):
-        injected(b"# Title, and <!-- a comment -->")
-
-
-@given(st.sets(st.sampled_from(list(BLOCKS)), min_size=1))
-def test_blocks_without_markers_are_left_out(present):
-    readme = b"\n".join([b"# Title", *map(marked, present), b"The end."])
-    result = injected(readme)
-    for name in BLOCKS:
-        assert (CONTENT[name].encode() in result) == (name in present)
-
-
-def test_the_command_names_the_blocks_that_it_leaves_out(repo):
-    readme = repo / "docs" / "README.md"
-    present = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "MODEL_SUMMARY")
-    readme.write_bytes(b"\n".join(map(marked, present)))
-    outcome = update(repo)
-    assert (outcome.status, outcome.err) == (0, "")
-    (line,) = [line for line in outcome.out.splitlines() if "no markers for" in line]
-    assert f"for {', '.join(name for name in BLOCKS if name not in present)};" in line
-    assert b"\nold\n" not in readme.read_bytes()
-
-
-MARKERS = [f"<!-- {slash}{name} -->" for name in BLOCKS for slash in ("", "/")]
-
-
-@given(st.permutations(MARKERS), st.sampled_from(["", "text"]))
-def test_any_order_of_markers_is_injected_or_refused(markers, between):
-    readme = between.join(markers).encode()
-    try:
-        result = injected(readme)
-    except UserError:
-        return
-    assert injected(result) == result
 
 
 @pytest.fixture
@@ -148,6 +33,17 @@ def update(repo, *flags):
     return run_script(
         "update_readme", "--results", repo / "my results#1", "--readme", readme, *flags
     )
+
+
+def test_the_command_names_the_blocks_that_it_leaves_out(repo):
+    readme = repo / "docs" / "README.md"
+    present = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "MODEL_SUMMARY")
+    readme.write_bytes(b"\n".join(map(marked, present)))
+    outcome = update(repo)
+    assert (outcome.status, outcome.err) == (0, "")
+    (line,) = [line for line in outcome.out.splitlines() if "no markers for" in line]
+    assert f"for {', '.join(name for name in BLOCKS if name not in present)};" in line
+    assert b"\nold\n" not in readme.read_bytes()
 
 
 def test_command_updates_checks_and_changes_nothing_twice(repo):
@@ -209,7 +105,9 @@ def readme_with(repo: Path, table: Path, rows: list) -> str:
 
 def test_bench_block(repo):
     readme = repo / "docs" / "README.md"
-    assert "has no data for RECIPES, ABLATION, BENCH; left unchanged" in update(repo).out
+    assert (
+        "has no data for RECIPES, ABLATION, BENCH, TIME_TO_85; left unchanged" in update(repo).out
+    )
     assert "<!-- BENCH -->\nold\n<!-- /BENCH -->" in readme.read_text("utf-8")  # no bench.csv, kept
     command = "python bench.py --dataset 'a|b'"
     rows = [
@@ -262,6 +160,21 @@ def test_ablation_block_compares_the_same_seeds(repo):
     assert "| SGD | 8 | 80.50 ± 3.54 | -1.50 | 81.50 | 0.5000 | 2 |" in text
     assert "| EMA | 8 | 85.00 | +1.00 | 86.00 | 0.5000 | 1 |" in text
     assert "| mixup | 8 | 86.00 |  | 87.00 | 0.5000 | 1 |" in text  # nothing to compare it with
+
+
+def test_time_block_compares_what_reached_the_target(repo):
+    runs = [
+        TimeRow(script, epochs, seed, "x", accuracy, seconds, "CPU", "python -m x")
+        for script, epochs, seed, accuracy, seconds in (
+            ("plain script", 14, 0, 85.5, 1200.0), ("train.py", 6, 0, 85.0, 300.0),
+            ("train.py", 7, 0, 86.0, 390.0), ("train.py", 7, 1, 85.1, 420.0),
+            ("train.py", 7, 2, 85.2, 400.0),
+        )
+    ]  # fmt: skip
+    text = readme_with(repo, names.TIME_TO_85, runs)
+    assert "| plain script | 14 | 85.50 to 85.50 | 1 | 20.0 | 3.00 |" in text
+    assert "| train.py | 6 | 85.00 to 85.00 | 1 | 5.0 |  |" in text
+    assert "| train.py | 7 | 85.10 to 86.00 | 3 | 6.7 | 1.00 |" in text
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):

@@ -1,0 +1,145 @@
+"""Measures the time to 85 % on the test set: train.py and a plain script, in turns.
+
+    python -m experiments.time_to_85 --dataset cifar10
+    python -m experiments.time_to_85 --dataset cifar10 --epochs 7 8 --plain-epochs 12 14
+
+Each of the two tries its numbers of epochs in their order, until the last epoch is above 85 % for
+every seed. The plain script (experiments/plain.py) trains with AdamW, whose learning rate peaks at
+0.001. A row is added to results/time_to_85.csv when its run is finished; a run that has a row is
+not repeated. Let nothing else run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from console.errors import command_line, run
+from console.flags import Parser, add_device_flag, number
+from experiments.campaign import train
+from inputs.sources import add_data_flags
+from recipe import Recipe
+from records import names
+from records.evidence import TARGET, TimeRow, current_commit
+from records.files import check_writable
+
+if TYPE_CHECKING:  # at run time it is imported after the flags are checked
+    from inputs.image_data import ImageData
+
+
+def parse_arguments() -> argparse.Namespace:
+    count = number(int, at_least=1)
+    parser = Parser("Measure the time to 85 % on the test set; see docs/speed.md.")
+    add_data_flags(parser)
+    parser.add_argument(
+        "--epochs", metavar="N", type=count, nargs="+", default=[6, 7, 8, 9, 10],
+        help="epochs of train.py to try (default: 6 7 8 9 10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plain-epochs", metavar="N", type=count, nargs="+", default=[10, 12, 14, 16, 18, 20],
+        help="epochs of the plain script to try (default: 10 12 14 16 18 20)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", metavar="N", type=count, default=3, help="seeds for each number of epochs"
+    )
+    parser.add_argument(
+        "--runs", metavar="DIR", type=Path, default=Path("runs/time-to-85"),
+        help="folder of the runs of train.py",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=names.RESULTS, help="folder of time_to_85.csv"
+    )
+    add_device_flag(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    check_writable(args.out)
+    check_writable(args.runs, "--runs")
+
+    from data import load
+
+    data = load(args.dataset, args.data_dir)
+    for _ in zip_longest(
+        search("train.py", args.epochs, run_train_py, args, data),
+        search("plain script", args.plain_epochs, run_plain_script, args, data),
+    ):
+        pass  # each of the two has made a run
+
+
+def search(
+    script: str, epochs: list[int], run_script: Callable, args: argparse.Namespace, data: ImageData
+) -> Iterator[None]:
+    """Runs a script for each of `epochs` until all seeds end above TARGET; yields after a run."""
+    from records.tables import read_rows, update_rows
+    from training.devices import device_description, pick_device
+
+    table = args.out / names.TIME_TO_85
+    for recipe in (Recipe(epochs=count) for count in epochs):
+        for seed in range(args.seeds):
+            finished = {
+                (row.script, row.epochs, row.seed, row.dataset): row
+                for row in read_rows(table, TimeRow)
+            }
+            row = finished.get((script, recipe.epochs, seed, data.name))
+            if row is None:
+                accuracy, seconds = run_script(args, replace(recipe, seed=seed), data)
+                row = TimeRow(
+                    script=script,
+                    epochs=recipe.epochs,
+                    seed=seed,
+                    dataset=data.name,
+                    test_acc=round(accuracy, 3),
+                    seconds=round(seconds, 3),
+                    device=device_description(pick_device(args.device)),
+                    command=command_line(),
+                    commit=current_commit(),
+                )
+                update_rows(table, TimeRow, lambda rows, row=row: [*rows, row])
+                yield
+            figures = f"{row.test_acc:.2f} % in {row.seconds / 60:.1f} min"
+            print(f"{script}, {recipe.epochs} epochs, seed {seed}: {figures}", flush=True)
+            if row.test_acc <= TARGET:
+                break
+        else:
+            return
+
+
+def run_train_py(args: argparse.Namespace, recipe: Recipe, _data: ImageData) -> tuple[float, float]:
+    """The test accuracy of the last epoch in percent, and the seconds of all epochs."""
+    from records.run import read_log
+
+    out = args.runs / f"{recipe.epochs}-epochs-seed{recipe.seed}"
+    flags = [f"--dataset={args.dataset}", f"--data-dir={args.data_dir}", f"--device={args.device}"]
+    flags += [f"--epochs={recipe.epochs}", f"--seed={recipe.seed}", f"--out={out}"]
+    if status := train(*flags):
+        sys.exit(status)
+    log = read_log(out)
+    return float(log.test_acc.iloc[-1]), float(log.seconds.sum())
+
+
+def run_plain_script(
+    args: argparse.Namespace, recipe: Recipe, data: ImageData
+) -> tuple[float, float]:
+    """The same of the plain script."""
+    from data import worker_count
+    from experiments.plain import train_and_evaluate
+    from training.devices import pick_device
+
+    device = pick_device(args.device)
+    start = time.perf_counter()
+    for accuracy in train_and_evaluate(data, recipe, device, worker_count("auto", device)):
+        seconds = time.perf_counter() - start
+        print(f"plain script: {accuracy:.2f} % after {seconds:.0f} s", flush=True)
+    return accuracy, seconds
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,48 @@
+"""The time to 85 %: both scripts run in turns, and each stops at the first number that suffices."""
+
+import torch
+from conftest import run_script
+
+from experiments import plain
+from experiments.time_to_85 import parse_arguments, search
+from recipe import Recipe
+from records import names
+from records.evidence import TimeRow
+from records.tables import read_rows
+
+
+def test_both_scripts_are_measured_once(tmp_path):
+    flags = ("--dataset", "digits", "--epochs", 1, "--plain-epochs", 1, "--seeds", 1)
+    command = ("experiments.time_to_85", *flags, "--runs", tmp_path / "runs", "--out", tmp_path)
+    outcome = run_script(*command)
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = read_rows(tmp_path / names.TIME_TO_85, TimeRow)
+    assert [(row.script, row.epochs, row.seed) for row in rows] == [
+        ("train.py", 1, 0),
+        ("plain script", 1, 0),
+    ]
+    assert all(row.seconds > 0 and row.dataset == "digits" for row in rows)
+    assert run_script(*command).status == 0
+    assert read_rows(tmp_path / names.TIME_TO_85, TimeRow) == rows
+
+
+def test_the_search_ends_when_all_seeds_are_above_the_target(small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", "--out", str(tmp_path), "--seeds", "2"])
+    accuracies = {(1, 0): 80.0, (2, 0): 86.0, (2, 1): 85.0, (3, 0): 86.0, (3, 1): 85.1}
+    called = []
+
+    def run(_args, recipe, _data):
+        called.append((recipe.epochs, recipe.seed))
+        return accuracies[called[-1]], 60.0
+
+    list(search("train.py", [1, 2, 3, 4], run, parse_arguments(), small_data))
+    assert called == list(accuracies)
+
+
+def test_the_plain_script_learns_and_repeats_itself(small_data):
+    recipe = Recipe(epochs=6, batch_size=16, lr=0.01)
+    device = torch.device("cpu")
+    accuracies = list(plain.train_and_evaluate(small_data, recipe, device, workers=0))
+    assert len(accuracies) == 6
+    assert max(accuracies[3:]) > 60  # of three classes
+    assert accuracies == list(plain.train_and_evaluate(small_data, recipe, device, workers=0))
