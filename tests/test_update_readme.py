@@ -172,9 +172,9 @@ def test_time_block_compares_what_reached_the_target(repo):
         )
     ]  # fmt: skip
     text = readme_with(repo, names.TIME_TO_85, runs)
-    assert "| plain script | 14 | 85.50 to 85.50 | 1 | 20.0 | 3.00 |" in text
-    assert "| train.py | 6 | 85.00 to 85.00 | 1 | 5.0 |  |" in text
-    assert "| train.py | 7 | 85.10 to 86.00 | 3 | 6.7 | 1.00 |" in text
+    assert "| plain script | 14 | 85.50 | yes | 1 | 20.0 | 3.00 |" in text
+    assert "| train.py | 6 | 85.00 | no | 1 | 5.0 | 0.75 |" in text
+    assert "| train.py | 7 | 85.10 to 86.00 | yes | 3 | 6.7 | 1.00 |" in text
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):
