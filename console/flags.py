@@ -41,6 +41,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str):
         super().__init__(
+            prog=f"python {shlex.join(program())}",
             description=description,
             formatter_class=HelpFormatter,
             allow_abbrev=False,
@@ -108,7 +109,7 @@ def add_speed_flags(group) -> None:
     )  # fmt: skip
     group.add_argument(
         "--compile", action="store_true",
-        help="use torch.compile: faster steps after a minute or so of compiling",
+        help="use torch.compile, which compiles for a minute or so; meant for GPUs",
     )  # fmt: skip
 
 

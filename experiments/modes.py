@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +99,10 @@ def loader_alone(setup: Setup, data: ImageData) -> Runner:
 
 def plain_script(setup: Setup, data: ImageData, transform=plain.albumentations_transform) -> Runner:
     """A straightforward script: float32 NCHW, augmented image by image."""
-    batches = plain.endless_batches(
+    loader = plain.plain_loader(
         data, transform(data, setup.recipe.augmentation), setup.recipe.batch_size, setup.workers
     )
-    return runner(plain_loop(setup, data), batches)
+    return runner(plain_loop(setup, data), chain.from_iterable(repeat(loader)))
 
 
 def plain_torchvision(setup: Setup, data: ImageData) -> Runner:

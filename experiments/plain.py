@@ -67,13 +67,11 @@ class PlainDataset(Dataset):
         return self.transform(self.images[index]), int(self.labels[index])
 
 
-def endless_batches(
+def plain_loader(
     data: ImageData, transform: Transform, batch_size: int, workers: int
-) -> Iterator[Batch]:
+) -> DataLoader:
     dataset = PlainDataset(data, transform)
-    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)
-    while True:
-        yield from loader
+    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)
 
 
 def training_loop(
@@ -111,8 +109,7 @@ def train_and_evaluate(
     """
     torch.manual_seed(recipe.seed)
     transform = albumentations_transform(data, recipe.augmentation, recipe.seed)
-    dataset = PlainDataset(data, transform)
-    loader = DataLoader(dataset, recipe.batch_size, shuffle=True, num_workers=workers)
+    loader = plain_loader(data, transform, recipe.batch_size, workers)
     test_images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2) / 255
     test_images = transforms.Normalize(data.mean, data.std)(test_images)
     test_set = TensorDataset(test_images, torch.from_numpy(data.test_labels))

@@ -15,7 +15,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,31 +80,23 @@ def search(
     from records.tables import read_rows, update_rows
     from training.devices import device_description, pick_device
 
-    table = args.out / names.TIME_TO_85
-    for recipe in (Recipe(epochs=count) for count in epochs):
+    table, device = args.out / names.TIME_TO_85, device_description(pick_device(args.device))
+    earlier = {row.run: row for row in read_rows(table, TimeRow)}
+    for count in epochs:
         for seed in range(args.seeds):
-            finished = {
-                (row.script, row.epochs, row.seed, row.dataset): row
-                for row in read_rows(table, TimeRow)
-            }
-            row = finished.get((script, recipe.epochs, seed, data.name))
+            run = (script, count, seed, data.name, device)
+            row = earlier.get(run)
             if row is None:
-                accuracy, seconds = run_script(args, replace(recipe, seed=seed), data)
-                row = TimeRow(
-                    script=script,
-                    epochs=recipe.epochs,
-                    seed=seed,
-                    dataset=data.name,
-                    test_acc=round(accuracy, 3),
-                    seconds=round(seconds, 3),
-                    device=device_description(pick_device(args.device)),
-                    command=command_line(),
-                    commit=current_commit(),
-                )
+                recipe = Recipe(epochs=count, seed=seed)
+                accuracy, seconds = run_script(args, recipe, data)
+                figures = round(accuracy, 3), round(seconds, 3)
+                row = TimeRow(*run, *figures, command_line(), current_commit())
                 update_rows(table, TimeRow, lambda rows, row=row: [*rows, row])
+            known = f" (has a row in {table} already)" * (run in earlier)
+            figures = f"{row.test_acc:.2f} % in {row.seconds / 60:.1f} min{known}"
+            print(f"{script}, {count} epochs, seed {seed}: {figures}", flush=True)
+            if run not in earlier:
                 yield
-            figures = f"{row.test_acc:.2f} % in {row.seconds / 60:.1f} min"
-            print(f"{script}, {recipe.epochs} epochs, seed {seed}: {figures}", flush=True)
             if row.test_acc <= TARGET:
                 break
         else:

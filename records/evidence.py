@@ -124,11 +124,16 @@ class TimeRow:
     epochs: int
     seed: int
     dataset: str
+    device: str
     test_acc: float
     seconds: float  # of all epochs, with the evaluation of each
-    device: str
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown
+
+    @property
+    def run(self) -> tuple[str, int, int, str, str]:
+        """What tells this run from others."""
+        return self.script, self.epochs, self.seed, self.dataset, self.device
 
 
 @dataclass(frozen=True)

@@ -96,38 +96,33 @@ def bench_table(results: Path) -> str | None:
 
 
 def time_table(results: Path) -> str | None:
-    """What experiments.time_to_85 measured: a row for each script and number of epochs."""
+    """What experiments.time_to_85 measured: a table for each data set and device."""
     rows = read_rows(results / names.TIME_TO_85, TimeRow)
     if not rows:
         return None
-    groups = [
-        (script, epochs, group)
-        for (script, epochs), group in as_table(rows).groupby(["script", "epochs"])
-    ]
-    reached = [group for *_, group in groups if group.test_acc.min() > TARGET]
+    places = as_table(rows).groupby(["dataset", "device"], sort=False)
+    return "\n\n".join(_time_table(*place, runs) for place, runs in places)
+
+
+def _time_table(dataset: str, device: str, runs: pd.DataFrame) -> str:
+    """A row for each script and number of epochs."""
+    groups = list(runs.groupby(["script", "epochs"]))
+    reached = [group for _, group in groups if group.test_acc.min() > TARGET]
     shortest = min((group.seconds.median() for group in reached), default=math.nan)
-    lines = [
-        heading(
-            *("script", "epochs:", "test accuracy (%):", f"above {TARGET} %", "runs:"),
-            *("minutes:", "x shortest:"),
+    titles = ("script", "epochs:", "test accuracy (%):", f"above {TARGET} %", "runs:")
+    lines = [heading(*titles, "minutes:", "x shortest:")]
+    for (script, epochs), group in groups:
+        lowest, highest, seconds = *group.test_acc.agg(["min", "max"]), group.seconds.median()
+        cells = (
+            f"{lowest:.2f}" + f" to {highest:.2f}" * (len(group) > 1),
+            "yes" if lowest > TARGET else "no",
+            len(group),
+            f"{seconds / 60:.1f}",
+            "" if math.isnan(shortest) else f"{seconds / shortest:.2f}",
         )
-    ]
-    for script, epochs, group in groups:
-        lowest, highest = group.test_acc.min(), group.test_acc.max()
-        accuracies = f"{lowest:.2f}" + f" to {highest:.2f}" * (len(group) > 1)
-        seconds = group.seconds.median()
-        lines.append(
-            row(
-                escaped(script),
-                epochs,
-                accuracies,
-                "yes" if lowest > TARGET else "no",
-                len(group),
-                f"{seconds / 60:.1f}",
-                "" if math.isnan(shortest) else f"{seconds / shortest:.2f}",
-            )
-        )
-    return "\n".join([*lines, "", f"`{rows[-1].command}` on {escaped(rows[-1].device)}."])
+        lines.append(row(escaped(script), epochs, *cells))
+    last = f"On {escaped(dataset)}, {escaped(device)}; the last run: `{runs.command.iloc[-1]}`."
+    return "\n".join([*lines, "", last])
 
 
 def mean_and_spread(values: pd.Series) -> str:

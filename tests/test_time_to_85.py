@@ -3,8 +3,7 @@
 import torch
 from conftest import run_script
 
-from experiments import plain
-from experiments.time_to_85 import parse_arguments, search
+from experiments import plain, time_to_85
 from recipe import Recipe
 from records import names
 from records.evidence import TimeRow
@@ -26,17 +25,28 @@ def test_both_scripts_are_measured_once(tmp_path):
     assert read_rows(tmp_path / names.TIME_TO_85, TimeRow) == rows
 
 
-def test_the_search_ends_when_all_seeds_are_above_the_target(small_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["x", "--out", str(tmp_path), "--seeds", "2"])
-    accuracies = {(1, 0): 80.0, (2, 0): 86.0, (2, 1): 85.0, (3, 0): 86.0, (3, 1): 85.1}
+def test_the_scripts_take_turns_until_all_seeds_are_above_the_target(tmp_path, monkeypatch):
+    accuracies = {
+        "run_train_py": {(1, 0): 80.0, (2, 0): 86.0, (2, 1): 85.0, (3, 0): 86.0, (3, 1): 85.1},
+        "run_plain_script": {(5, 0): 85.0, (6, 0): 85.1, (6, 1): 85.1},
+    }
     called = []
+    for name, figures in accuracies.items():
 
-    def run(_args, recipe, _data):
-        called.append((recipe.epochs, recipe.seed))
-        return accuracies[called[-1]], 60.0
+        def run(_args, recipe, _data, name=name, figures=figures):
+            called.append((name, recipe.epochs, recipe.seed))
+            return figures[recipe.epochs, recipe.seed], 60.0
 
-    list(search("train.py", [1, 2, 3, 4], run, parse_arguments(), small_data))
-    assert called == list(accuracies)
+        monkeypatch.setattr(time_to_85, name, run)
+    epochs = ("--epochs", 1, 2, 3, 4, "--plain-epochs", 5, 6, 7, "--seeds", 2)
+    command = ("experiments.time_to_85", "--dataset", "digits", *epochs, "--out", tmp_path)
+    outcome = run_script(*command, "--runs", tmp_path / "runs")
+    assert (outcome.status, outcome.err) == (0, "")
+    for name, figures in accuracies.items():
+        assert [run for own, *run in called if own == name] == [list(run) for run in figures]
+    assert [name for name, *_ in called[:6]] == list(accuracies) * 3
+    again = run_script(*command, "--runs", tmp_path / "runs")
+    assert again.out.count("has a row") == len(called) == 8
 
 
 def test_the_plain_script_learns_and_repeats_itself(small_data):

@@ -164,17 +164,18 @@ def test_ablation_block_compares_the_same_seeds(repo):
 
 def test_time_block_compares_what_reached_the_target(repo):
     runs = [
-        TimeRow(script, epochs, seed, "x", accuracy, seconds, "CPU", "python -m x")
-        for script, epochs, seed, accuracy, seconds in (
-            ("plain script", 14, 0, 85.5, 1200.0), ("train.py", 6, 0, 85.0, 300.0),
-            ("train.py", 7, 0, 86.0, 390.0), ("train.py", 7, 1, 85.1, 420.0),
-            ("train.py", 7, 2, 85.2, 400.0),
+        TimeRow(script, epochs, seed, "x", device, accuracy, seconds, "python -m x")
+        for script, epochs, seed, accuracy, seconds, device in (
+            ("plain script", 14, 0, 85.5, 1200.0, "CPU"), ("train.py", 6, 0, 85.0, 300.0, "CPU"),
+            ("train.py", 7, 0, 86.0, 390.0, "CPU"), ("train.py", 7, 1, 85.1, 420.0, "CPU"),
+            ("train.py", 7, 2, 85.2, 400.0, "CPU"), ("train.py", 7, 0, 85.2, 30.0, "a GPU"),
         )
     ]  # fmt: skip
     text = readme_with(repo, names.TIME_TO_85, runs)
     assert "| plain script | 14 | 85.50 | yes | 1 | 20.0 | 3.00 |" in text
     assert "| train.py | 6 | 85.00 | no | 1 | 5.0 | 0.75 |" in text
     assert "| train.py | 7 | 85.10 to 86.00 | yes | 3 | 6.7 | 1.00 |" in text
+    assert "| train.py | 7 | 85.20 | yes | 1 | 0.5 | 1.00 |\n\nOn x, a GPU; " in text
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):
