@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str):
-        raise UserError(f"{message}; see python {shlex.join(program())} --help", status=2)
+        raise UserError(f"{message}; see {self.prog} --help", status=2)
 
 
 def add_setting_flags(group, kind: type, *only: str) -> None:

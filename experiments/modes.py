@@ -99,7 +99,7 @@ def loader_alone(setup: Setup, data: ImageData) -> Runner:
 
 def plain_script(setup: Setup, data: ImageData, transform=plain.albumentations_transform) -> Runner:
     """A straightforward script: float32 NCHW, augmented image by image."""
-    loader = plain.plain_loader(
+    loader = plain.make_loader(
         data, transform(data, setup.recipe.augmentation), setup.recipe.batch_size, setup.workers
     )
     return runner(plain_loop(setup, data), chain.from_iterable(repeat(loader)))

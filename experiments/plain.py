@@ -67,9 +67,7 @@ class PlainDataset(Dataset):
         return self.transform(self.images[index]), int(self.labels[index])
 
 
-def plain_loader(
-    data: ImageData, transform: Transform, batch_size: int, workers: int
-) -> DataLoader:
+def make_loader(data: ImageData, transform: Transform, batch_size: int, workers: int) -> DataLoader:
     dataset = PlainDataset(data, transform)
     return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)
 
@@ -109,7 +107,7 @@ def train_and_evaluate(
     """
     torch.manual_seed(recipe.seed)
     transform = albumentations_transform(data, recipe.augmentation, recipe.seed)
-    loader = plain_loader(data, transform, recipe.batch_size, workers)
+    loader = make_loader(data, transform, recipe.batch_size, workers)
     test_images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2) / 255
     test_images = transforms.Normalize(data.mean, data.std)(test_images)
     test_set = TensorDataset(test_images, torch.from_numpy(data.test_labels))

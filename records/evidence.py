@@ -116,7 +116,7 @@ class RecipeRow:
 
 @dataclass(frozen=True)
 class TimeRow:
-    """A run of a training script to its last epoch, and the accuracy on the test set there."""
+    """A finished run of a training script; its accuracy on the test set after the last epoch."""
 
     __pydantic_config__ = STRICT
 
@@ -124,15 +124,15 @@ class TimeRow:
     epochs: int
     seed: int
     dataset: str
-    device: str
     test_acc: float
     seconds: float  # of all epochs, with the evaluation of each
+    device: str
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown
 
     @property
     def run(self) -> tuple[str, int, int, str, str]:
-        """What tells this run from others."""
+        """The fields that identify a run."""
         return self.script, self.epochs, self.seed, self.dataset, self.device
 
 

@@ -164,7 +164,7 @@ def test_ablation_block_compares_the_same_seeds(repo):
 
 def test_time_block_compares_what_reached_the_target(repo):
     runs = [
-        TimeRow(script, epochs, seed, "x", device, accuracy, seconds, "python -m x")
+        TimeRow(script, epochs, seed, "x", accuracy, seconds, device, "python -m x")
         for script, epochs, seed, accuracy, seconds, device in (
             ("plain script", 14, 0, 85.5, 1200.0, "CPU"), ("train.py", 6, 0, 85.0, 300.0, "CPU"),
             ("train.py", 7, 0, 86.0, 390.0, "CPU"), ("train.py", 7, 1, 85.1, 420.0, "CPU"),
