@@ -196,6 +196,13 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (in_use + (400 << 20),) * 2)
 
 
+def lose_the_compiler() -> None:
+    """As on a machine without a C++ compiler, or with the environment variable CXX of none."""
+    from torch._inductor import config
+
+    config.cpp.cxx = (None, "no-such-compiler")
+
+
 def stop_in_the_first_epoch() -> None:
     """By a SIGTERM at the first training step."""
 

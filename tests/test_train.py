@@ -149,16 +149,15 @@ def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):
 
 
 def test_compile_without_a_compiler(small_npz, tmp_path):
-    command = [sys.executable, "train.py", "--dataset", str(small_npz), "--batch-size", "32"]
-    environment = {**os.environ, "CXX": "no-such-compiler"}
-    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "cache")
-    done = subprocess.run(
-        [*command, "--compile", "--device", "cpu", "--out", str(tmp_path / "out")],
-        cwd=REPO, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    last_line = done.stderr.strip().splitlines()[-1]
-    Outcome(done.returncode, "", last_line).assert_refused("--compile failed", "C++ compiler")
-    assert "Traceback" not in done.stderr
+    flags = ["--dataset", str(small_npz), "--batch-size", "32", "--compile", "--device", "cpu"]
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    outcome = forked.run(
+        flags, tmp_path / "out", prepare=forked.lose_the_compiler, environment=cache
+    )
+    # lines of torch come before
+    last_line = outcome.err.strip().splitlines()[-1]
+    Outcome(outcome.status, "", last_line).assert_refused("--compile failed", "C++ compiler")
+    assert "Traceback" not in outcome.err
 
 
 def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, finished_run, tmp_path):
