@@ -48,24 +48,23 @@ def ablation_table(results: Path) -> str | None:
         return None
     same_run = ["change", "epochs", "seed", "dataset"]
     runs = read_table(results / names.ABLATION, AblationRow).drop_duplicates(same_run)
-    unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:]).val_acc
-    runs = runs.join(unchanged.rename("unchanged"), on=same_run[1:])
-    lines = [
-        heading(
-            *("change", "epochs:", "held-out accuracy:", "against the recipe:"),
-            *("with flips averaged:", "held-out loss:", "runs:"),
-        )
-    ]
+    unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:])[["val_acc", "val_loss"]]
+    runs = runs.join(unchanged.add_prefix("unchanged_"), on=same_run[1:])
+    runs = runs.sort_values("epochs", kind="stable")
+    figures = ("held-out accuracy:", "difference:", "held-out loss:", "difference:")
+    lines = [heading("change", "epochs:", *figures, "accuracy with flips averaged:", "runs:")]
     for (change, epochs, _), group in runs.groupby(["change", "epochs", "dataset"], sort=False):
-        gain = (group.val_acc - group.unchanged).mean()
+        gain = (group.val_acc - group.unchanged_val_acc).dropna()
+        increase = (group.val_loss - group.unchanged_val_loss).dropna()
         lines.append(
             row(
                 escaped(change),
                 epochs,
                 mean_and_spread(group.val_acc),
-                "" if math.isnan(gain) else f"{gain:+.2f}",
-                f"{group.val_acc_flipped.mean():.2f}",
+                "" if change == UNCHANGED else mean_and_spread(gain, "+.2f"),
                 f"{group.val_loss.mean():.4f}",
+                "" if change == UNCHANGED else mean_and_spread(increase, "+.4f"),
+                f"{group.val_acc_flipped.mean():.2f}",
                 len(group),
             )
         )
@@ -125,7 +124,9 @@ def _time_table(dataset: str, device: str, runs: pd.DataFrame) -> str:
     return "\n".join([*lines, "", last])
 
 
-def mean_and_spread(values: pd.Series) -> str:
+def mean_and_spread(values: pd.Series, format: str = ".2f") -> str:
     """ "88.25 ± 0.12": mean and standard deviation of the runs; the mean alone of one run."""
-    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+    if values.empty:
+        return ""
+    spread = f" ± {values.std():{format.lstrip('+')}}" if len(values) > 1 else ""
+    return f"{values.mean():{format}}{spread}"

@@ -149,17 +149,21 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
 
 def test_ablation_block_compares_the_same_seeds(repo):
     runs = [
-        AblationRow(change, 8, seed, "x", 0.5, accuracy, accuracy + 1, 0.4, "CPU", "python x.py")
-        for change, seed, accuracy in (
-            ("none", 0, 80.0), ("none", 1, 84.0), ("none", 1, 84.0), ("SGD", 0, 78.0),
-            ("SGD", 1, 83.0), ("EMA", 1, 85), ("mixup", 2, 86),
+        AblationRow(change, epochs, seed, "x", loss, accuracy, 90, 0.4, "CPU", "python x.py")
+        for change, epochs, seed, accuracy, loss in (
+            ("none", 25, 0, 89.0, 0.4), ("none", 8, 0, 80.0, 0.5), ("none", 8, 1, 84.0, 0.5),
+            ("none", 8, 1, 84.0, 0.5), ("SGD", 8, 0, 78.0, 0.6), ("SGD", 8, 1, 83.0, 0.5),
+            ("EMA", 8, 1, 85, 0.49), ("mixup", 8, 2, 86, 0.5),
         )
     ]  # fmt: skip
-    text = readme_with(repo, names.ABLATION, runs)
-    assert "| none | 8 | 82.00 ± 2.83 | +0.00 | 83.00 | 0.5000 | 2 |" in text
-    assert "| SGD | 8 | 80.50 ± 3.54 | -1.50 | 81.50 | 0.5000 | 2 |" in text
-    assert "| EMA | 8 | 85.00 | +1.00 | 86.00 | 0.5000 | 1 |" in text
-    assert "| mixup | 8 | 86.00 |  | 87.00 | 0.5000 | 1 |" in text  # nothing to compare it with
+    lines = readme_with(repo, names.ABLATION, runs).splitlines()
+    first = lines.index("| none | 8 | 82.00 ± 2.83 |  | 0.5000 |  | 90.00 | 2 |")
+    assert lines[first + 1 : first + 5] == [
+        "| SGD | 8 | 80.50 ± 3.54 | -1.50 ± 0.71 | 0.5500 | +0.0500 ± 0.0707 | 90.00 | 2 |",
+        "| EMA | 8 | 85.00 | +1.00 | 0.4900 | -0.0100 | 90.00 | 1 |",
+        "| mixup | 8 | 86.00 |  | 0.5000 |  | 90.00 | 1 |",  # nothing to compare it with
+        "| none | 25 | 89.00 |  | 0.4000 |  | 90.00 | 1 |",
+    ]
 
 
 def test_time_block_compares_what_reached_the_target(repo):
