@@ -9,12 +9,12 @@ from conftest import run_script
 from experiments.ablation import CHANGES, CODE, SETTINGS, changed
 from experiments.changes import measure
 from inputs.image_data import hold_out
-from recipe import Recipe
+from recipe import Network, Recipe
 from records import names
 from records.evidence import UNCHANGED, AblationRow
 from records.tables import read_table
 
-RECIPE = Recipe(epochs=2, batch_size=32, augment="device")
+RECIPE = Recipe(epochs=2, batch_size=32, augment="device", network=Network(width=0.25))
 
 
 def loss_with(change: str, data) -> float:
