@@ -51,19 +51,18 @@ def ablation_table(results: Path) -> str | None:
     unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:])[["val_acc", "val_loss"]]
     runs = runs.join(unchanged.add_prefix("unchanged_"), on=same_run[1:])
     runs = runs.sort_values("epochs", kind="stable")
-    figures = ("held-out accuracy:", "difference:", "held-out loss:", "difference:")
-    lines = [heading("change", "epochs:", *figures, "accuracy with flips averaged:", "runs:")]
+    figures = ("held-out accuracy (%):", "difference:", "held-out loss:", "difference:")
+    lines = [heading("change", "epochs:", *figures, "accuracy with flips averaged (%):", "runs:")]
     for (change, epochs, _), group in runs.groupby(["change", "epochs", "dataset"], sort=False):
-        gain = (group.val_acc - group.unchanged_val_acc).dropna()
-        increase = (group.val_loss - group.unchanged_val_loss).dropna()
+        pairs = group[group.unchanged_val_acc.notna() & (group.change != UNCHANGED)]
         lines.append(
             row(
                 escaped(change),
                 epochs,
                 mean_and_spread(group.val_acc),
-                "" if change == UNCHANGED else mean_and_spread(gain, "+.2f"),
+                mean_and_spread(pairs.val_acc - pairs.unchanged_val_acc, "+.2f"),
                 f"{group.val_loss.mean():.4f}",
-                "" if change == UNCHANGED else mean_and_spread(increase, "+.4f"),
+                mean_and_spread(pairs.val_loss - pairs.unchanged_val_loss, "+.4f"),
                 f"{group.val_acc_flipped.mean():.2f}",
                 len(group),
             )
@@ -124,9 +123,9 @@ def _time_table(dataset: str, device: str, runs: pd.DataFrame) -> str:
     return "\n".join([*lines, "", last])
 
 
-def mean_and_spread(values: pd.Series, format: str = ".2f") -> str:
-    """ "88.25 ± 0.12": mean and standard deviation of the runs; the mean alone of one run."""
+def mean_and_spread(values: pd.Series, form: str = ".2f") -> str:
+    """ "88.25 ± 0.12": mean and standard deviation; the mean alone of one value; "" of none."""
     if values.empty:
         return ""
-    spread = f" ± {values.std():{format.lstrip('+')}}" if len(values) > 1 else ""
-    return f"{values.mean():{format}}{spread}"
+    spread = f" ± {values.std():{form.lstrip('+')}}" if len(values) > 1 else ""
+    return f"{values.mean():{form}}{spread}"

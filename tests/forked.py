@@ -197,7 +197,7 @@ def limit_memory() -> None:
 
 
 def lose_the_compiler() -> None:
-    """As on a machine without a C++ compiler, or with the environment variable CXX of none."""
+    """As on a machine without a C++ compiler."""
     from torch._inductor import config
 
     config.cpp.cxx = (None, "no-such-compiler")

@@ -154,7 +154,7 @@ def test_compile_without_a_compiler(small_npz, tmp_path):
     outcome = forked.run(
         flags, tmp_path / "out", prepare=forked.lose_the_compiler, environment=cache
     )
-    # lines of torch come before
+    # torch prints lines of its own before
     last_line = outcome.err.strip().splitlines()[-1]
     Outcome(outcome.status, "", last_line).assert_refused("--compile failed", "C++ compiler")
     assert "Traceback" not in outcome.err
