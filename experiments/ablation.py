@@ -35,6 +35,17 @@ SETTINGS: dict[str, dict[str, float]] = {
     "no label smoothing": {"label_smoothing": 0.0},
     "label smoothing 0.2": {"label_smoothing": 0.2},
     "half the augmentation": {"affine_p": 0.25, "hole_p": 0.25},
+    "a quarter of the augmentation": {"affine_p": 0.125, "hole_p": 0.125},
+    "half the augmentation, no label smoothing": {
+        "affine_p": 0.25,
+        "hole_p": 0.25,
+        "label_smoothing": 0.0,
+    },
+    "half the augmentation, half the weight decay": {
+        "affine_p": 0.25,
+        "hole_p": 0.25,
+        "weight_decay": Recipe.weight_decay / 2,
+    },
     "shifts by up to 3 pixels, no scaling, no rotation": {
         "affine_p": 1.0,
         "shift_limit": 0.125,

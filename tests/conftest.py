@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import importlib
 import io
 import os
@@ -40,6 +41,12 @@ HOSTILE_NAMES = (
     "<!-- ~RESULTS -->",
     "$\\frac ünï 中文 🙂",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector the objects of imported modules, which stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def separable_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

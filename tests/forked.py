@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -34,6 +35,7 @@ from training import failures
 from training.trainer import Trainer
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")
+gc.freeze()  # of what is imported, so that the forked processes share it
 
 
 @cache
