@@ -5,14 +5,17 @@ The log of each run is copied to results/runs/.
     python -m experiments.record runs/seed0 runs/seed1 runs/seed2
     python update_readme.py                              # and into the README
 
-A run that is there already, of the same network with the same flags and seed, is replaced.
+A run that is there already, of the same network with the same settings and seed, is replaced.
 """
 
 import argparse
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from console.errors import UserError, run
-from console.flags import Parser
+from console.flags import Parser, as_flags
+from recipe import Recipe
 from records import names
 from records.evidence import RecipeRow
 from records.files import check_writable, copy_file
@@ -85,7 +88,19 @@ def row_of(folder: Path) -> RecipeRow:
         command=config.command,
         commit=config.commit,
         constraints_kept=constraints_kept if config.constraints else "",
+        defaults=untyped_settings(config.command, config.flags),
     )
+
+
+def untyped_settings(command: str, values: Mapping[str, object]) -> str:
+    """Flags of the settings that a command of train.py leaves to their defaults.
+
+    With them a row means the same when a default in recipe.py has changed. `values` are those of
+    the run by the names of the flags, as in its config.json.
+    """
+    typed = {word.partition("=")[0] for word in shlex.split(command)}
+    settings = {flag: values.get(flag[2:].replace("-", "_")) for flag in as_flags(Recipe())}
+    return " ".join(f"{k} {v}" for k, v in settings.items() if k not in typed and v is not None)
 
 
 if __name__ == "__main__":

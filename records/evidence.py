@@ -3,8 +3,10 @@
 import os
 import shlex
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from console.flags import REPOSITORY, as_flags
 from recipe import Recipe
@@ -38,10 +40,10 @@ def current_commit(project: Path = REPOSITORY) -> str:
         return ""
 
 
-def recipe_flags(command: str) -> tuple[str, ...]:
+def recipe_flags(command: str, without: Mapping[str, object] = MappingProxyType({})) -> tuple:
     """The flags of a recipe in a command of train.py, sorted: ("--lr 0.002",).
 
-    Flags in WITHOUT_EFFECT and IN_COLUMNS are left out, and settings with their default value. A
+    Flags in WITHOUT_EFFECT and IN_COLUMNS are left out, and those with the value in `without`. A
     command of torchrun keeps the words before train.py: several processes are another recipe.
     """
     words = shlex.split(command)
@@ -53,9 +55,8 @@ def recipe_flags(command: str) -> tuple[str, ...]:
             flags[flag] = value
         elif flags:
             flags[flag] = word
-    defaults = {flag: str(value) for flag, value in as_flags(Recipe()).items()}
     left_out = WITHOUT_EFFECT + IN_COLUMNS
-    kept = {k: v for k, v in flags.items() if k not in left_out and v != defaults.get(k)}
+    kept = {k: v for k, v in flags.items() if k not in left_out and v != str(without.get(k))}
     launcher = words[:start] if words[:1] == ["torchrun"] else []
     return (*launcher, *sorted(f"{flag} {value}".strip() for flag, value in kept.items()))
 
@@ -82,7 +83,8 @@ class BenchRow:
 class RecipeRow:
     """A finished run that counts as evidence; accuracies on the test set, in percent.
 
-    `constraints_kept` is "yes" or "no", or "" for runs from before it was recorded.
+    `constraints_kept` is "yes" or "no"; it and later columns are "" for runs from before they were
+    recorded.
     """
 
     __pydantic_config__ = STRICT
@@ -100,18 +102,22 @@ class RecipeRow:
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown
     constraints_kept: str = ""
+    defaults: str = ""  # flags of the settings that `command` leaves to their defaults
 
     @property
     def recipe(self) -> tuple:
         """The key that runs of one recipe with different seeds share."""
-        flags = recipe_flags(self.command)
-        return flags, self.model, self.params, self.mult_adds, self.dataset, self.epochs
+        return self._recipe(without=as_flags(Recipe()))
 
     @property
     def log(self) -> Path:
         """The copy of the run's log, in the folder of recipes.csv."""
         title = f"{self.model}, {self.epochs} epochs, seed {self.seed}"
-        return names.recorded_log(title, (self.recipe, self.seed))
+        return names.recorded_log(title, (self._recipe(), self.seed))
+
+    def _recipe(self, **kwargs) -> tuple:
+        flags = recipe_flags(f"{self.command} {self.defaults}", **kwargs)
+        return flags, self.model, self.params, self.mult_adds, self.dataset, self.epochs
 
 
 @dataclass(frozen=True)

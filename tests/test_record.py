@@ -3,11 +3,14 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from conftest import run_script, train
 
-from records import names
+from console.flags import as_flags
+from recipe import Recipe
+from records import evidence, names
 from records.evidence import RecipeRow, recipe_flags
 from records.run import read_config, read_log
 from records.tables import read_rows, read_table
@@ -47,6 +50,16 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
     before = rows(results)
     assert run_script("experiments.record", folders[0], "--results", results).status == 0
     assert rows(results) == before  # replaced, not doubled, and the other kept
+
+
+def test_a_row_stays_what_it_is_when_a_default_changes(finished_run, tmp_path, monkeypatch):
+    assert run_script("experiments.record", finished_run, "--results", tmp_path).status == 0
+    (before,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    path = before.log
+    assert before.recipe[0] == ("--batch-size 32",)
+    monkeypatch.setattr(evidence, "Recipe", partial(Recipe, lr=0.002, batch_size=32))
+    assert before.recipe[0] == ("--lr 0.001",)
+    assert before.log == path
 
 
 @pytest.mark.parametrize(
@@ -123,10 +136,10 @@ def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
     ],
 )
 def test_what_does_not_change_the_recipe_is_no_flag_of_it(command):
-    assert recipe_flags(command) == ("--lr 0.002",)
+    assert recipe_flags(command, as_flags(Recipe())) == ("--lr 0.002",)
 
 
 def test_flags_of_a_recipe_are_sorted_and_those_of_torchrun_come_first():
     command = "torchrun --nproc_per_node=2 train.py --warmup 0.1 --teacher x.pt --augment device"
     flags = ("--augment device", "--teacher x.pt", "--warmup 0.1")
-    assert recipe_flags(command) == ("torchrun", "--nproc_per_node=2", *flags)
+    assert recipe_flags(command, as_flags(Recipe())) == ("torchrun", "--nproc_per_node=2", *flags)
