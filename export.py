@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--page", metavar="DIR", type=Path,
-        help="also write a folder with the page in demo/, the network and what it runs on "
+        help="also write a folder with the page in demo/, the network and onnxruntime-web "
         "(default: none)",
     )  # fmt: skip
     parser.add_argument(

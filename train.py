@@ -1,9 +1,9 @@
-"""Trains the C1C2C3C4O network on CIFAR-10 or other images.
+"""Trains a network of model.py on CIFAR-10 or other images.
 
     python train.py                                                        # CIFAR-10, 25 epochs
     python train.py --epochs 25 --batch-size 128 --lr 0.001 --device auto  # the same, spelt out
     python train.py --augment device --compile                             # for a GPU
-    python train.py --dataset digits --epochs 8 --out results/digits       # needs no network
+    python train.py --dataset digits --epochs 8 --out results/digits       # needs no download
     python train.py --resume            # continue a run, or draw a finished one's pictures again
     torchrun --nproc_per_node=2 train.py --augment device   # on two GPUs
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # at run time they are imported after the flags are checked
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Train the C1C2C3C4O network; see README.md.")
+    parser = Parser("Train a network of model.py; see README.md.")
     data = parser.add_argument_group("data")
     add_data_flags(data)
     data.add_argument(
@@ -82,7 +82,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     place.add_argument(
         "--find-lr", action="store_true",
-        help="do not train; draw the loss while the learning rate rises, in DIR/plots/",
+        help="in place of a run, take up to 200 steps at a rising learning rate and draw the loss, in "
+        "DIR/plots/",
     )  # fmt: skip
     return parser.parse_args()
 

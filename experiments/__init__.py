@@ -1,1 +1,1 @@
-"""Measurements over many runs: python -m experiments.bench, .ablation, .campaign, .record."""
+"""Measurements over many runs: python -m experiments.bench, .ablation, .time_to_85, .campaign, .record."""

@@ -8,17 +8,22 @@ The log of each run is copied to results/runs/.
 A run that is there already, of the same network with the same settings and seed, is replaced.
 """
 
+from __future__ import annotations
+
 import argparse
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
 from console.flags import Parser, as_flags
-from recipe import Recipe
+from recipe import Network, Recipe
 from records import names
 from records.evidence import RecipeRow
 from records.files import check_writable, copy_file
+
+if TYPE_CHECKING:
+    from records.run import Config
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,19 +93,22 @@ def row_of(folder: Path) -> RecipeRow:
         command=config.command,
         commit=config.commit,
         constraints_kept=constraints_kept if config.constraints else "",
-        defaults=untyped_settings(config.command, config.flags),
+        settings=settings_of(config),
     )
 
 
-def untyped_settings(command: str, values: Mapping[str, object]) -> str:
-    """Flags of the settings that a command of train.py leaves to their defaults.
+def settings_of(config: Config) -> str:
+    """The settings of a run that have no column of their own in recipes.csv, as flags.
 
-    With them a row means the same when a default in recipe.py has changed. `values` are those of
-    the run by the names of the flags, as in its config.json.
+    All are written, so that a row stays what it is when a default in recipe.py changes.
     """
-    typed = {word.partition("=")[0] for word in shlex.split(command)}
-    settings = {flag: values.get(flag[2:].replace("-", "_")) for flag in as_flags(Recipe())}
-    return " ".join(f"{k} {v}" for k, v in settings.items() if k not in typed and v is not None)
+    in_columns = as_flags(Network()).keys() | {"--epochs", "--seed"}
+    flags = [flag for flag in as_flags(Recipe()) if flag not in in_columns]
+    values = {
+        flag: config.flags.get(flag[2:].replace("-", "_"))
+        for flag in (*flags, "--limit-train", "--teacher")
+    }
+    return shlex.join(str(x) for pair in values.items() if pair[1] is not None for x in pair)
 
 
 if __name__ == "__main__":

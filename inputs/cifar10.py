@@ -106,7 +106,7 @@ def download(archive: Path, md5: str) -> None:
         "no mirror delivered CIFAR-10:\n"
         + "\n".join(failures)
         + f"\nWays out: put the archive at {archive} yourself; train on your own images with "
-        "--dataset PATH; or try --dataset digits, which needs no network."
+        "--dataset PATH; or try --dataset digits, which needs no download."
     )
 
 

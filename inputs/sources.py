@@ -27,7 +27,7 @@ class Source:
 
 SOURCES = (
     Source("cifar10", "cifar10", "downloaded to --data-dir if needed", "cifar10".__eq__),
-    Source("digits", "digits", "of scikit-learn, needs no network", "digits".__eq__),
+    Source("digits", "digits", "of scikit-learn, needs no download", "digits".__eq__),
     Source(
         "npz",
         "an .npz file",

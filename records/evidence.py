@@ -3,18 +3,14 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from types import MappingProxyType
 
 from console.flags import REPOSITORY, as_flags
 from recipe import Recipe
 from records import STRICT, names
 
-# flags of train.py that do not change the result, and those that have columns in recipes.csv
-WITHOUT_EFFECT = ("--out", "--data-dir", "--device", "--workers", "--compile", "--tensorboard")
-IN_COLUMNS = ("--seed", "--dataset", "--epochs", "--model", "--width")
 TARGET = 85  # test accuracy in percent that the assignment asks for
 UNCHANGED = "none"  # the `change` of an ablation run of the unmodified recipe
 
@@ -38,27 +34,6 @@ def current_commit(project: Path = REPOSITORY) -> str:
         return commit + "-dirty" * bool(git("status", "--porcelain", "-uno", "--", "*.py"))
     except OSError:  # git is not installed
         return ""
-
-
-def recipe_flags(command: str, without: Mapping[str, object] = MappingProxyType({})) -> tuple:
-    """The flags of a recipe in a command of train.py, sorted: ("--lr 0.002",).
-
-    Flags in WITHOUT_EFFECT and IN_COLUMNS are left out, and those with the value in `without`. A
-    command of torchrun keeps the words before train.py: several processes are another recipe.
-    """
-    words = shlex.split(command)
-    start = next((i for i, word in enumerate(words) if word.endswith("train.py")), 0)
-    flags = {}
-    for word in words[start + 1 :]:
-        if word.startswith("--"):
-            flag, _, value = word.partition("=")
-            flags[flag] = value
-        elif flags:
-            flags[flag] = word
-    left_out = WITHOUT_EFFECT + IN_COLUMNS
-    kept = {k: v for k, v in flags.items() if k not in left_out and v != str(without.get(k))}
-    launcher = words[:start] if words[:1] == ["torchrun"] else []
-    return (*launcher, *sorted(f"{flag} {value}".strip() for flag, value in kept.items()))
 
 
 @dataclass(frozen=True)
@@ -102,22 +77,35 @@ class RecipeRow:
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown
     constraints_kept: str = ""
-    defaults: str = ""  # flags of the settings that `command` leaves to their defaults
+    settings: str = ""  # those without a column of their own, as flags: "--lr 0.001 --warmup 0.2"
+
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """The words of torchrun before train.py: a run of several processes is another recipe."""
+        words = shlex.split(self.command)
+        if words[:1] != ["torchrun"]:
+            return ()
+        return tuple(takewhile(lambda word: not word.endswith("train.py"), words))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What differs from the defaults: ("--lr 0.002",)."""
+        words, defaults = shlex.split(self.settings), as_flags(Recipe())
+        settings = zip(words[::2], words[1::2], strict=False)
+        differing = (f"{flag} {x}" for flag, x in settings if x != str(defaults.get(flag)))
+        return (*self.launcher, *differing)
 
     @property
     def recipe(self) -> tuple:
         """The key that runs of one recipe with different seeds share."""
-        return self._recipe(without=as_flags(Recipe()))
+        return self.flags, self.model, self.params, self.mult_adds, self.dataset, self.epochs
 
     @property
     def log(self) -> Path:
         """The copy of the run's log, in the folder of recipes.csv."""
         title = f"{self.model}, {self.epochs} epochs, seed {self.seed}"
-        return names.recorded_log(title, (self._recipe(), self.seed))
-
-    def _recipe(self, **kwargs) -> tuple:
-        flags = recipe_flags(f"{self.command} {self.defaults}", **kwargs)
-        return flags, self.model, self.params, self.mult_adds, self.dataset, self.epochs
+        key = (self.launcher, self.settings, *self.recipe[1:], self.seed)
+        return names.recorded_log(title, key)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from functools import partial
 import pytest
 from conftest import run_script, train
 
-from console.flags import as_flags
 from recipe import Recipe
 from records import evidence, names
-from records.evidence import RecipeRow, recipe_flags
+from records.evidence import RecipeRow
 from records.run import read_config, read_log
 from records.tables import read_rows, read_table
 from report.blocks import BLOCKS, FinishedRun
@@ -54,16 +53,16 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
 
 def test_a_row_stays_what_it_is_when_a_default_changes(finished_run, tmp_path, monkeypatch):
     assert run_script("experiments.record", finished_run, "--results", tmp_path).status == 0
-    (before,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
-    path = before.log
-    assert before.recipe[0] == ("--batch-size 32",)
+    (row,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    path = row.log
+    assert row.flags == ("--batch-size 32",)
     monkeypatch.setattr(evidence, "Recipe", partial(Recipe, lr=0.002, batch_size=32))
-    assert before.recipe[0] == ("--lr 0.001",)
-    assert before.log == path
+    assert row.flags == ("--lr 0.001",)
+    assert row.log == path
 
 
 @pytest.mark.parametrize(
-    "other", [{"params": 2}, {"dataset": "digits"}, {"command": "python train.py --lr 0.002"}]
+    "other", [{"params": 2}, {"dataset": "digits"}, {"settings": "--lr 0.002"}]
 )
 def test_every_recipe_has_a_log_of_its_own(other):
     one = RecipeRow("Net", 1, 1, 25, 0, "cifar10", 88.0, 88.0, 60.0, "CPU", "python train.py")
@@ -127,19 +126,14 @@ def test_broken_config_and_missing_folder_are_named(finished_run, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "python train.py --dataset data/cifar10.npz --seed 1 --out 'my runs/one' --lr 0.002",
-        "python train.py --out=two --lr=0.002 --device cuda --compile --momentum 0.9",
-        "python /any/where/train.py --tensorboard --lr 0.002 --model Net --epochs 25",
-    ],
-)
-def test_what_does_not_change_the_recipe_is_no_flag_of_it(command):
-    assert recipe_flags(command, as_flags(Recipe())) == ("--lr 0.002",)
-
-
-def test_flags_of_a_recipe_are_sorted_and_those_of_torchrun_come_first():
-    command = "torchrun --nproc_per_node=2 train.py --warmup 0.1 --teacher x.pt --augment device"
-    flags = ("--augment device", "--teacher x.pt", "--warmup 0.1")
-    assert recipe_flags(command, as_flags(Recipe())) == ("torchrun", "--nproc_per_node=2", *flags)
+def test_only_what_differs_from_the_defaults_is_a_flag_of_the_recipe(small_npz, tmp_path):
+    """However it was typed, and none of what does not change the result."""
+    flags = ("--lr", "1e-3", "--momentum=0.9", "--warmup", "0.1", "--limit-train", 64)
+    other = ("--epochs", 1, "--device", "cpu", "--tensorboard")
+    assert train(small_npz, tmp_path / "a run", *flags, *other).status == 0
+    run_script("experiments.record", tmp_path / "a run", "--results", tmp_path)
+    (row,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    assert row.flags == ("--batch-size 32", "--warmup 0.1", "--limit-train 64")
+    command = "torchrun --nproc_per_node=2 /any/where/train.py --warmup 0.1"
+    launcher = ("torchrun", "--nproc_per_node=2")
+    assert replace(row, command=command).flags == (*launcher, *row.flags)
