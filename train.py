@@ -82,8 +82,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     place.add_argument(
         "--find-lr", action="store_true",
-        help="in place of a run, take up to 200 steps at a rising learning rate and draw the loss, in "
-        "DIR/plots/",
+        help="in place of a run, take up to 200 steps at a rising learning rate and draw the loss "
+        "in DIR/plots/",
     )  # fmt: skip
     return parser.parse_args()
 

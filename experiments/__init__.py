@@ -1,1 +1,1 @@
-"""Measurements over many runs: python -m experiments.bench, .ablation, .time_to_85, .campaign, .record."""
+"""Measurements over many runs; each module is a command: python -m experiments.bench."""
