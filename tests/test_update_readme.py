@@ -127,10 +127,10 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
         RecipeRow(
             model=f"width {width}", epochs=25, seed=seed, test_acc=accuracy,
             best_test_acc=accuracy + 1, seconds=60.0, constraints_kept=kept, **shared,
-            command=f"python train.py --width {width}{flags} --seed {seed} --out runs/{seed}",
+            command=f"python train.py --width {width} --seed {seed}", settings=settings,
         )
-        for width, seed, accuracy, flags, kept in (
-            (1, 0, 88.0, "", "yes"), (1, 1, 89.0, "", "yes"), (1, 1, 50.0, " --lr 0.1", "no"),
+        for width, seed, accuracy, settings, kept in (
+            (1, 0, 88.0, "", "yes"), (1, 1, 89.0, "", "yes"), (1, 1, 50.0, "--lr 0.1", "no"),
             (1.5, 0, 90.0, "", ""),
         )
     ]  # fmt: skip
