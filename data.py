@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -25,7 +26,7 @@ from console.errors import CONTROL_CHARACTERS, UserError
 from inputs import augment
 from inputs.image_data import ImageData, hold_out, limit_training_set
 from inputs.sources import DATA_DIR, source_of
-from inputs.workers import ignore_interrupts, usable_cores
+from inputs.workers import ignore_interrupts
 from recipe import Recipe
 
 Share = Callable[[int], slice]  # maps the size of a batch to what this process trains on
@@ -104,7 +105,7 @@ def worker_count(workers: int | str, device: torch.device, processes: int = 1) -
     """
     if workers != "auto":
         return int(workers)
-    cores = usable_cores() // processes
+    cores = cpu_count() // processes
     if device.type != "cpu":
         return max(1, min(cores, 16))
     return 2 if cores > 2 else 0
@@ -131,9 +132,6 @@ class HostBatches:
             worker_init_fn=ignore_interrupts,
         )
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
     def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
         self.loader.sampler.epoch = epoch
@@ -141,11 +139,8 @@ class HostBatches:
         # next batch has put there (pytorch issue 189690)
         asynchronous = self.device.type == "cuda"
         for batch in self.loader:
-            images, labels = (part[share(len(part))] for part in batch)
-            yield (
-                images.to(self.device, non_blocking=asynchronous),
-                labels.to(self.device, non_blocking=asynchronous),
-            )
+            parts = (part[share(len(part))] for part in batch)
+            yield tuple(part.to(self.device, non_blocking=asynchronous) for part in parts)
 
 
 class EpochSampler(Sampler):
@@ -155,13 +150,9 @@ class EpochSampler(Sampler):
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.epoch = 1
 
-    def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
-
     def __iter__(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        order = augment.epoch_order(self.seed, self.epoch, self.size)
-        for number in range(len(self)):
-            start = number * self.batch_size
+        order = augment.epoch_rng(self.seed, self.epoch).permutation(self.size)
+        for number, start in enumerate(range(0, self.size, self.batch_size)):
             yield self.epoch, number, order[start : start + self.batch_size]
 
 
@@ -202,9 +193,6 @@ class DeviceBatches:
         self.images = torch.from_numpy(data.train_images).to(device)  # (N, H, W, C)
         self.labels = torch.from_numpy(data.train_labels).to(device)
         self.fill = torch.tensor(augment.hole_fill(data.mean), device=device)
-
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.recipe.batch_size)
 
     def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""

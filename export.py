@@ -138,17 +138,14 @@ def comparison_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None
 
 def write_int8(onnx: Path, data: ImageData) -> Path:
     """Writes the int8 file beside `onnx`, calibrated on training images; returns its path."""
-    import numpy as np
-
     from data import as_tensor
+    from inputs.image_data import limit_training_set
     from records.onnx_file import write_int8_onnx
 
     out = onnx.with_suffix(".int8.onnx")
-    chosen = np.sort(
-        np.random.default_rng(0).permutation(len(data.train_labels))[:CALIBRATION_IMAGES]
-    )
+    images = limit_training_set(data, CALIBRATION_IMAGES).train_images
     with replacing(out) as path:
-        write_int8_onnx(onnx, path, as_tensor(data.train_images[chosen]).contiguous())
+        write_int8_onnx(onnx, path, as_tensor(images).contiguous())
     return out
 
 

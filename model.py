@@ -53,17 +53,11 @@ class DWSeparable(nn.Sequential):
         self.relu = nn.ReLU(inplace=True)
 
 
-class ResidualBlock(nn.Module):
-    """Depthwise 3x3, pointwise 1x1, batch norm, plus the input, ReLU: keeps its input's shape."""
+class ResidualBlock(DWSeparable):
+    """`DWSeparable` with its input added before the ReLU: keeps the shape of its input."""
 
     def __init__(self, channels: int, dilation: int = 1):
-        super().__init__()
-        self.dw = nn.Conv2d(
-            channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False
-        )
-        self.pw = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
+        super().__init__(channels, channels, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(x + self.bn(self.pw(self.dw(x))))

@@ -139,7 +139,6 @@ def make_trainer(
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
     check_output(network, len(data.classes))
-    network.to(device, memory_format=torch.channels_last)
     replaced, teacher = {}, None  # what differs from the defaults of Trainer
     if args.find_lr:
         replaced["schedule"] = rising_schedule

@@ -57,7 +57,7 @@ def described(error: Exception, *skipped_files: str) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and frame.filename not in skipped_files
+        if "-packages" not in frame.filename and frame.filename not in skipped_files
     ]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     message = " ".join(str(error).split())  # on one line
@@ -67,9 +67,9 @@ def described(error: Exception, *skipped_files: str) -> str:
 class Stopped(KeyboardInterrupt):
     """One of STOP_SIGNALS was received; `status` is the exit status for it."""
 
-    def __init__(self, status: int, advice: str = ""):
+    def __init__(self, status: int):
         super().__init__()
-        self.status, self.advice = status, advice
+        self.status, self.advice = status, ""
 
 
 _delayed: list[int] | None = None  # signals received inside of `stop_delayed`; None outside of it
@@ -224,27 +224,23 @@ def run(main: Callable[[], None]) -> None:
 
 def _status_of(main: Callable[[], None]) -> int:
     """Calls `main`, prints an error that it raises as a line, and returns the exit status."""
-    status = 0
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for a console that lacks some letter
     try:
         main()
+        return 0
     except UserError as error:
-        status = error.status
         _print_failure(str(error))
+        return error.status
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         wanted = EXTRA_PACKAGES.get(package, "-r requirements.txt")
-        status = 1
         _print_failure(f"{package} is not installed: pip install {wanted}")
     except SyntaxError as error:  # in a file that the user has edited
-        status = 1
         _print_failure(f"{error.filename}, line {error.lineno}: {error.msg}")
     except BrokenPipeError:  # the reader of a pipe, `head` for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
     except OSError as error:  # a full disk, a deleted folder, a lack of permission
-        status = 1
         _print_failure(str(error))
-    return status
+    return 1

@@ -185,26 +185,7 @@ def _with_blocks(layers: list[Layer]) -> list[Layer]:
     return numbered
 
 
-def trace(model: nn.Module) -> list[Layer]:
-    """The layers of the forward pass of 32x32 RGB images in evaluation mode."""
+def trace(model: nn.Module) -> Trace:
+    """What the logits of 32x32 RGB images in evaluation mode depend on."""
     with private_copy(model) as network:
-        return Trace(record(network)[0], network).layers
-
-
-def tally_markdown(model: nn.Module) -> str:
-    """The receptive-field tally of `model` as a Markdown table, one row per layer."""
-    rows = [
-        "| layer | k | s | d | RF in | RF out | jump in | jump out |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    with private_copy(model) as network:
-        layers = Trace(record(network)[0], network).tally
-    for x in layers:
-        fields = (x.before.rf, x.after.rf, x.before.jump, x.after.jump)
-        figures = map(_side, (x.motion.kernel, x.motion.stride, x.motion.dilation, *fields))
-        rows.append(f"| {x} | {' | '.join(figures)} |")
-    return "\n".join(rows)
-
-
-def _side(pair: Pair) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"
+        return Trace(record(network)[0], network)

@@ -82,9 +82,10 @@ def is_finished(out: Path) -> bool:
     from records.run import read_config, read_log
 
     try:
-        return len(read_log(out)) == read_config(out).flags["epochs"]
+        is_trained = len(read_log(out)) == read_config(out).flags["epochs"]
     except UserError:  # there is no run
         return False
+    return is_trained and (out / names.AUGMENTED_GRID).exists()  # the last of its pictures
 
 
 def train(*flags: object) -> int:

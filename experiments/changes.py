@@ -49,7 +49,6 @@ def measure(
     batches = DeviceBatches(data, recipe, device, **change.batches)
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-    network.to(device, memory_format=torch.channels_last)
     trainer = Trainer(network, data, recipe, device, **change.trainer)
     change.initialise(trainer)
     evaluated = network

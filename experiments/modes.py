@@ -49,7 +49,6 @@ class Setup:
 def make_trainer(setup: Setup, data: ImageData) -> Trainer:
     keep_freed_memory()  # as train.py does; a plain script does not
     network = build_network(num_classes=len(data.classes))
-    network.to(setup.device, memory_format=torch.channels_last)
     return Trainer(network, data, setup.recipe, setup.device, compiled=setup.compiled)
 
 

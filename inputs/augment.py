@@ -61,12 +61,8 @@ def batch_seed(seed: int, epoch: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, number]).generate_state(1)[0])
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of the training images in one epoch: int64 (count,)."""
-    return _epoch_rng(seed, epoch).permutation(count)
-
-
-def _epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+    """The random numbers of one epoch; the first ones give the order of the training images."""
     return np.random.default_rng([seed, epoch])
 
 
@@ -97,7 +93,7 @@ def draw(a: Augmentation, rng: np.random.Generator, count: int, size: int) -> Dr
 
 def draw_epoch(recipe: Recipe, epoch: int, count: int, size: int) -> tuple[np.ndarray, Draws]:
     """The order of the images in an epoch, int64 (count,), and their augmentation in that order."""
-    rng = _epoch_rng(recipe.seed, epoch)
+    rng = epoch_rng(recipe.seed, epoch)
     order = rng.permutation(count)
     return order, draw(recipe.augmentation, rng, count, size)
 

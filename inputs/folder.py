@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 from filelock import FileLock
+from joblib import cpu_count
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from console.errors import UserError
 from inputs import image_files
 from inputs.image_data import ImageData, check_class_names
-from inputs.workers import ignore_interrupts, usable_cores
+from inputs.workers import ignore_interrupts
 from recipe import IMAGE_SIZE
 
 LARGE = 4_000_000  # bytes of files; decoding fewer takes less time than starting processes
@@ -142,7 +143,7 @@ def _read(
         arrays = np.load(stream, allow_pickle=False)
         if arrays["key"] == key:
             return arrays["images"], arrays["is_image"]
-    images, is_image = _decode(files, root, workers=usable_cores())
+    images, is_image = _decode(files, root, workers=cpu_count())
     store(stored, key=key, images=images, is_image=is_image)
     return images, is_image
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from console.errors import UserError
 from model import build_network
 from recipe import IMAGE_SIZE
-from records import STRICT
+from records import Strict
 from records.files import existing, replacing
 from records.tables import validated
 
@@ -28,10 +28,8 @@ Channels = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length
 
 
 @dataclass(frozen=True)
-class TrainingState:
+class TrainingState(Strict):
     """What a checkpoint has besides its network so that training can be resumed."""
-
-    __pydantic_config__ = STRICT
 
     settings: dict[str, Any]  # which a resumed run must have too
     log: list[dict[str, int | float | None]]  # the finished epochs, rows of `run.LogRow`
@@ -41,10 +39,8 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Strict):
     """All that is needed to use a network, and in last.pt to train it further."""
-
-    __pydantic_config__ = STRICT
 
     network: str  # one of `recipe.NETWORKS`
     arguments: dict[str, Any]  # of its constructor

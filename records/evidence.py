@@ -9,7 +9,7 @@ from pathlib import Path
 
 from console.flags import REPOSITORY, as_flags
 from recipe import Recipe
-from records import STRICT, names
+from records import Strict, names
 
 TARGET = 85  # test accuracy in percent that the assignment asks for
 UNCHANGED = "none"  # the `change` of an ablation run of the unmodified recipe
@@ -37,10 +37,8 @@ def current_commit(project: Path = REPOSITORY) -> str:
 
 
 @dataclass(frozen=True)
-class BenchRow:
+class BenchRow(Strict):
     """The speed of one way of training: medians over rounds, the slowest and the fastest round."""
-
-    __pydantic_config__ = STRICT
 
     mode: str
     images_per_second: float
@@ -55,14 +53,12 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
-class RecipeRow:
+class RecipeRow(Strict):
     """A finished run that counts as evidence; accuracies on the test set, in percent.
 
     `constraints_kept` is "yes" or "no"; it and later columns are "" for runs from before they were
     recorded.
     """
-
-    __pydantic_config__ = STRICT
 
     model: str
     params: int
@@ -109,10 +105,8 @@ class RecipeRow:
 
 
 @dataclass(frozen=True)
-class TimeRow:
+class TimeRow(Strict):
     """A finished run of a training script; its accuracy on the test set after the last epoch."""
-
-    __pydantic_config__ = STRICT
 
     script: str
     epochs: int
@@ -131,10 +125,8 @@ class TimeRow:
 
 
 @dataclass(frozen=True)
-class AblationRow:
+class AblationRow(Strict):
     """A run of the recipe with one change, evaluated on held-out training images."""
-
-    __pydantic_config__ = STRICT
 
     change: str  # UNCHANGED for the recipe itself
     epochs: int
@@ -150,10 +142,8 @@ class AblationRow:
 
 
 @dataclass(frozen=True)
-class Mark:
+class Mark(Strict):
     """A result of others on CIFAR-10's test set, written by hand."""
-
-    __pydantic_config__ = STRICT
 
     who: str
     source: str  # an address; "" if it is unpublished

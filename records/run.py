@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from console.errors import UserError
-from records import STRICT, names
+from records import Strict, names
 from records.checkpoints import (
     Channels,
     Checkpoint,
@@ -31,14 +31,12 @@ from records.tables import as_table, read_rows, validated, write_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogRow:
+class LogRow(Strict):
     """One epoch: accuracies in percent, losses as mean cross-entropy in nats.
 
     A run is evaluated on the test set or, with --holdout, on held-out training images ("val").
     The other two fields are None, and not columns of the file.
     """
-
-    __pydantic_config__ = STRICT
 
     epoch: int
     train_loss: float
@@ -61,10 +59,8 @@ class LogRow:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Strict):
     """What was run, on what; times are local, ISO 8601."""
-
-    __pydantic_config__ = STRICT
 
     command: str
     started: str
@@ -88,10 +84,8 @@ class Config:
 
 
 @dataclass(frozen=True)
-class ClassRow:
+class ClassRow(Strict):
     """Precision, recall and F1 of one class, in percent."""
-
-    __pydantic_config__ = STRICT
 
     name: str
     precision: Percent  # the share of predictions of this class that are right

@@ -10,7 +10,6 @@ from torch import nn
 
 from console.errors import UserError
 from constraints.checks import check
-from constraints.trace import tally_markdown
 from model import count_parameters
 from records import names
 from records.checkpoints import load_checkpoint, network_of
@@ -25,7 +24,7 @@ from report.evidence_tables import (
     recipes_table,
     time_table,
 )
-from report.layer_table import layer_table
+from report.layer_table import layer_table, tally_table
 from report.markdown import escaped, heading, image, row
 from report.pictures import tile_caption
 
@@ -218,7 +217,7 @@ BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "VISUALIZATION": visualization,
     "NETWORK": network_pictures,
     "CONSTRAINTS": constraints,
-    "RF": lambda run: tally_markdown(run.network),
+    "RF": lambda run: tally_table(run.network),
     "MODEL_SUMMARY": model_summary,
     "BENCH": lambda run: bench_table(run.results),
     "TIME_TO_85": lambda run: time_table(run.results),

@@ -1,19 +1,13 @@
 """The command `python model.py`: a network's layer table, receptive field and constraints."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from console.flags import Parser, add_setting_flags, settings_from
 from recipe import Network
 from records import names
 from records.files import check_writable
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def main() -> None:
@@ -29,28 +23,23 @@ def main() -> None:
         check_writable(args.save, "--save")
 
     from constraints.checks import check
-    from constraints.trace import tally_markdown
     from model import build_network
-    from report.layer_table import layer_table
+    from report.layer_table import layer_table, tally_table
 
     network = build_network(**asdict(settings_from(Network, args)))
     checks = check(network)
     print(layer_table(network))
-    print(f"\n{tally_markdown(network)}\n")
+    print(f"\n{tally_table(network)}\n")
     print(*checks, sep="\n")
     if args.save:
-        save_pictures(network, args.save)
+        import numpy as np
+        from PIL import Image
+
+        from report.network_pictures import draw_network
+
+        # what needs no data; the receptive field over a tile of the published run
+        tile = next(iter(sorted((names.RESULTS / names.TEST_TILES).glob("*.png"))), None)
+        image = np.asarray(Image.open(tile).convert("RGB")) if tile else None
+        draw_network(network, image, args.save)
     if not all(each.passed for each in checks):
         sys.exit(1)
-
-
-def save_pictures(network: nn.Module, folder: Path) -> None:
-    """Draws what needs no data; the receptive field over a tile of the published run."""
-    import numpy as np
-    from PIL import Image
-
-    from report.network_pictures import draw_network
-
-    tile = next(iter(sorted((names.RESULTS / names.TEST_TILES).glob("*.png"))), None)
-    image = np.asarray(Image.open(tile).convert("RGB")) if tile else None
-    draw_network(network, image, folder)

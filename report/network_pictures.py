@@ -47,7 +47,7 @@ def draw_network(
         effective: of `activation_map.effective_receptive_field`, for a second panel.
     """
     with private_copy(network) as copy:
-        layers = trace(copy)
+        layers = trace(copy).layers
         found = boxes(copy, layers)
     draw_blocks(found, folder / names.BLOCK_DIAGRAM.name)
     draw_receptive_field(layers, image, folder / names.RECEPTIVE_FIELD.name, effective)

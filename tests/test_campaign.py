@@ -1,5 +1,7 @@
 """A campaign trains its runs, records them, skips what fails and repeats nothing."""
 
+import shutil
+
 from conftest import run_script
 
 from experiments import campaign
@@ -36,3 +38,10 @@ def test_a_bad_flag_for_train_py_ends_the_campaign(tmp_path, capfd):
     outcome = run_script("experiments.campaign", "--out", tmp_path, "--", "--epoch", 3)
     assert outcome.status == 2
     assert capfd.readouterr().err.count("--epoch") == 1
+
+
+def test_a_run_killed_before_its_pictures_is_not_finished(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    assert campaign.is_finished(run)
+    (run / names.AUGMENTED_GRID).unlink()
+    assert not campaign.is_finished(run)

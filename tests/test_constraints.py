@@ -11,6 +11,7 @@ from torch import nn
 from console.errors import UserError
 from constraints import checks, trace
 from model import ConvBlock, DWSeparable, Net
+from report.layer_table import tally_table
 
 TALLY = {  # receptive field and jump after each layer
     "c1a.conv": (3, 1),
@@ -180,11 +181,11 @@ def test_a_broken_constraint_is_found(name):
 
 
 def test_tally_of_the_published_network():
-    layers = trace.trace(Net())[:-1]
+    layers = trace.trace(Net()).layers[:-1]
     assert {x.name: (x.after.rf, x.after.jump) for x in layers} == {
         name: ((rf, rf), (jump, jump)) for name, (rf, jump) in TALLY.items()
     }
-    rows = trace.tally_markdown(Net()).splitlines()
+    rows = tally_table(Net()).splitlines()
     assert len(rows) == len(TALLY) + 2
     assert rows[-3] == "| c4a.dw | 3 | 1 | 2 | 23 | 55 | 8 | 8 |"
 
@@ -198,7 +199,7 @@ def test_the_measured_receptive_field_counts_where_the_tally_disagrees():
 
 def test_branches_count_once_and_the_larger_field_holds():
     skip = layers.Sum(DWSeparable(12, 16), nn.Conv2d(12, 16, 1))
-    traced = {x.name: x for x in trace.trace(Edited(c2a=skip))}
+    traced = {x.name: x for x in trace.trace(Edited(c2a=skip)).layers}
     assert traced["c2a.branches.1"].after.rf == (7, 7)
     assert traced["c2b.dw"].before.rf == (11, 11)
     assert traced["c4b.conv"].after.rf == (55, 55)

@@ -69,7 +69,6 @@ def test_an_epoch_has_every_image_once_in_the_same_order(augmenter, workers, sma
     batches = batches_of(numbered, augmenter, workers)
     labels = [labels for _, labels in batches.epoch(1)]
     assert [len(batch) for batch in labels] == [20, 20, 20, 20, 16]
-    assert len(batches) == 5
     assert sorted(torch.cat(labels).tolist()) == list(range(96))
     expected = torch.cat([labels for _, labels in batches_of(numbered).epoch(1)])
     assert torch.equal(torch.cat(labels), expected)
@@ -113,7 +112,7 @@ def test_augmentation_leaves_the_data_set_as_it_was(small_data):
     ],
 )
 def test_workers_auto(cores, device, processes, expected, monkeypatch):
-    monkeypatch.setattr(data, "usable_cores", lambda: cores)
+    monkeypatch.setattr(data, "cpu_count", lambda: cores)
     assert data.worker_count("auto", torch.device(device), processes) == expected
     assert data.worker_count(5, torch.device(device), processes) == 5
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def test_only_what_the_run_before_left_half_written_is_removed(tmp_path):
     with sole_writer(tmp_path):
         assert not any(path.exists() for path in own)
         assert all(path.exists() for path in other)
+
+
+def test_a_folder_is_locked_by_a_command_that_is_no_utf_8(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--out", os.fsdecode(b"caf\xe9")])
+    with sole_writer(tmp_path):
+        assert "train.py --out" in (tmp_path / LOCK).read_text()
 
 
 def test_writers_of_one_file_have_temporary_files_of_their_own(tmp_path):

@@ -16,7 +16,7 @@ from report.network_pictures import boxes, draw_network
 
 def test_boxes_of_the_published_network():
     network = Net()
-    found = boxes(network, trace(network))
+    found = boxes(network, trace(network).layers)
     assert [box.block for box in found] == [*["C1"] * 3, *["C2"] * 2, *["C3"] * 2, *["C4"] * 2, "O"]
     assert found[2].lines == ["c1c", "3x3 s2", "48x16x16"]
     assert found[7].lines == ["c4a", "dw 3x3 d2, 1x1", "128x4x4"]
@@ -27,7 +27,7 @@ def test_boxes_of_the_published_network():
 
 def test_shortcuts_are_those_of_the_residual_blocks():
     network = ResidualNet(width=0.25)
-    found = boxes(network, trace(network))
+    found = boxes(network, trace(network).layers)
     shortcuts = [box.lines[0] for box in found if box.has_shortcut]
     blocks = (("c2", 3), ("c3", 5), ("c4", 2))
     assert shortcuts == [f"{block}.{i}" for block, count in blocks for i in range(count)]
@@ -51,7 +51,7 @@ class Edited(Net):
 def test_an_edited_network_is_drawn(tmp_path):
     network = Edited()
     draw_network(network, None, tmp_path)
-    found = boxes(network, trace(network))
+    found = boxes(network, trace(network).layers)
     assert found[0].lines == ["forward", "3x3", "32x32"]
     assert [box.lines[0] for box in found if box.block == "C2"] == ["c2a", "c2a.1", "c2b"]
     assert found[-1].lines[0] == "fc"

@@ -35,7 +35,7 @@ from training.devices import device_description, training_precision
 from training.optimizers import Together, linear_schedule, make_optimizers, restore
 from training.processes import ALONE, World
 
-STATISTICS_BATCHES = 20  # last batches of an epoch, for computing batch-norm statistics again
+STATISTICS_IMAGES = 2560  # last ones of an epoch, for computing batch-norm statistics again
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2000, "mps": 2000}  # images; on a CPU more is no faster
 
 
@@ -53,7 +53,7 @@ class Trainer:
     """A network in training.
 
     Args:
-        network: on `device`, in channels-last, from `model.build_network`.
+        network: from `model.build_network`; it is moved to `device`.
         data: its training images give mean, standard deviation and number of steps; its test
             images are evaluated.
         compiled: whether to use torch.compile for training steps.
@@ -76,7 +76,8 @@ class Trainer:
         optimizers: Callable = make_optimizers,
         schedule: Callable = linear_schedule,
     ):
-        self.network, self.data, self.recipe, self.device = network, data, recipe, device
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.data, self.recipe, self.device = data, recipe, device
         self.world, self.loss, self.schedule = world, loss, schedule
         self.steps_per_epoch = -(-len(data.train_labels) // recipe.batch_size)
         self.batches_seen = self.steps_taken = 0
@@ -141,11 +142,12 @@ class Trainer:
         bar = tqdm(
             batches.epoch(epoch, self.world.share),
             f"epoch {epoch}/{self.recipe.epochs}",
-            total=len(batches),
+            total=self.steps_per_epoch,
             disable=None if self.world.is_first else True,
             leave=False,
         )
-        recent = deque(maxlen=STATISTICS_BATCHES)
+        share = self.recipe.batch_size / self.world.size  # images of a batch in this process
+        recent = deque(maxlen=math.ceil(STATISTICS_IMAGES / share))
         train_loss, train_acc = self.train(bar, recent)
         # the running statistics lag behind the weights, by a lot if an epoch has few steps
         update_bn((self.normalise(images) for images in recent), self.network)
@@ -285,7 +287,9 @@ class Trainer:
                 raise ValueError("a log of other epochs than the network's")
             return log
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} is damaged; leave out --resume to start anew") from error
+            raise UserError(
+                f"{path} is damaged or was written by other code; leave out --resume to start anew"
+            ) from error
 
     def _images_in_step(self) -> int:
         """The number of images in the next step's batch, in all processes."""
