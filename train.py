@@ -71,7 +71,8 @@ def parse_arguments() -> argparse.Namespace:
     add_speed_flags(place)
     place.add_argument(
         "--out", metavar="DIR", type=Path, default=names.RESULTS,
-        help="folder of the run; an earlier run in it is moved to DIR/archive/",
+        help="folder of the run; after the first epoch, an earlier run in it is moved to "
+        "DIR/archive/",
     )  # fmt: skip
     place.add_argument(
         "--resume", action="store_true",
@@ -165,7 +166,7 @@ def train(
     log: list[LogRow],
 ) -> None:
     """Trains the epochs that are left, adds each to `log` and keeps it; then draws pictures."""
-    from records.run import save_epoch
+    from records.run import save_epoch, start_run
 
     world, board = trainer.world, None
     config, best = prepare(args, trainer, log)
@@ -178,6 +179,8 @@ def train(
         is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
         with stop_delayed():  # an epoch is kept as a whole or not at all
             if world.is_first:
+                if epoch == 1 and (archived := start_run(args.out, config)):
+                    print(f"the earlier run in {args.out} is now in {archived}", flush=True)
                 checkpoint = trainer.checkpoint([*log, row])
                 save_epoch(args.out, config, [*log, row], checkpoint, is_best)
                 best = checkpoint if is_best else best
@@ -194,14 +197,14 @@ def train(
 def prepare(
     args: argparse.Namespace, trainer: Trainer, log: list[LogRow]
 ) -> tuple[Config | None, Checkpoint | None]:
-    """Makes --out ready for the run or, with --resume, adds the epochs of the run there to `log`.
+    """With --resume, adds the epochs of the run in --out to `log` and goes on with its files.
 
     Returns:
         In the process that writes, the run's config and its best checkpoint so far.
     """
     from constraints.checks import check
     from records.checkpoints import load_checkpoint
-    from records.run import best_checkpoint, continue_run, start_run
+    from records.run import best_checkpoint, continue_run
 
     world, last = trainer.world, args.out / names.LAST
     if args.resume:
@@ -214,12 +217,10 @@ def prepare(
     if broken := ", ".join(each.constraint for each in checks if not each.passed):
         print_error(f"warning: the network breaks constraints ({broken}); see python model.py")
     config = trainer.config(command_line(), vars(args), checks)
-    if args.resume:
-        best = best_checkpoint(args.out, checkpoint, log)
-        return continue_run(args.out, config, log), best
-    if archived := start_run(args.out, config):
-        print(f"the earlier run in {args.out} is now in {archived}", flush=True)
-    return config, None
+    if not args.resume:
+        return config, None
+    best = best_checkpoint(args.out, checkpoint, log)
+    return continue_run(args.out, config, log), best
 
 
 def draw(

@@ -1,5 +1,6 @@
 """The log and the pictures of a run for TensorBoard, with --tensorboard only."""
 
+from functools import cached_property
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from records.run import LogRow
 
 
 class Board:
-    """Writes the figures of each epoch, and the run's pictures at its end.
+    """Writes the figures of each epoch, and the run's pictures at its end; nothing before that.
 
     Args:
         out: the folder of the run.
@@ -18,7 +19,11 @@ class Board:
     """
 
     def __init__(self, out: Path, epochs: int):
-        self.writer = SummaryWriter(str(out / names.TENSORBOARD), purge_step=epochs + 1)
+        self.out, self.epochs = out, epochs
+
+    @cached_property
+    def writer(self) -> SummaryWriter:
+        return SummaryWriter(str(self.out / names.TENSORBOARD), purge_step=self.epochs + 1)
 
     def add_epoch(self, row: LogRow) -> None:
         for name, value in vars(row).items():

@@ -131,9 +131,15 @@ def test_a_worker_whose_parent_hangs_up_says_nothing():
     assert (done.stdout, done.stderr) == ("served\n", "")
 
 
-def test_stopped_before_an_epoch_is_finished(flags, out):
-    run = forked.start([*flags, "--lr", "1e-9"], out, prepare=forked.stop_in_the_first_epoch)
+def test_stopped_before_an_epoch_is_finished_it_leaves_an_earlier_run_in_its_place(
+    flags, whole, out
+):
+    shutil.copytree(whole, out, dirs_exist_ok=True)
+    another = [*flags, "--lr", "1e-9", "--tensorboard"]
+    run = forked.start(another, out, prepare=forked.stop_in_the_first_epoch)
     run.outcome().assert_refused("first epoch was not finished", "nothing to resume", status=143)
+    assert files(out) == files(whole)
+    assert_same_run(whole, out)
 
 
 def test_stopped_while_an_epoch_is_kept(flags, whole, out):
