@@ -100,7 +100,9 @@ def main() -> None:
     if args.tensorboard:
         import tensorboard  # noqa: F401, without it the run is refused here
 
+    from constraints.checks import check_output
     from data import check_batch_size, load, training_batches
+    from model import build_network
     from training.devices import keep_freed_memory, pick_device
     from training.failures import explained_failures
     from training.processes import join, this_process
@@ -109,6 +111,8 @@ def main() -> None:
     device = pick_device(args.device, world)
     quiet = nullcontext() if world.is_first else redirect_stdout(None)
     with explained_failures(lambda: how_to_resume(args, world, log), world), quiet:
+        # tells what an edit broke before data is downloaded
+        check_output(build_network(num_classes=10, **asdict(recipe.network)))
         data = load(args.dataset, args.data_dir, args.limit_train, args.holdout)
         keep_freed_memory()
         print_data(data)

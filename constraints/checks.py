@@ -63,8 +63,11 @@ def check(model: nn.Module) -> list[Check]:
         ]
 
 
-def check_output(model: nn.Module, num_classes: int) -> None:
-    """Raises UserError, in one line, unless images (B, 3, 32, 32) give logits (B, num_classes)."""
+def check_output(model: nn.Module, num_classes: int | None = None) -> None:
+    """Raises UserError, in one line, unless images (B, 3, 32, 32) give logits (B, num_classes).
+
+    None stands for any number of classes.
+    """
     with private_copy(model) as network:
         record(network, num_classes)
 

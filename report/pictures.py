@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -37,46 +38,46 @@ def draw_curves(log: pd.DataFrame, out: Path) -> None:
         (names.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
         (names.LOSS_CURVES, "loss", "cross-entropy"),
     ):
-        figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
-        axes = figure.add_subplot(xlabel="epoch", ylabel=ylabel)
+        axes = _curve_axes(xlabel="epoch", ylabel=ylabel)
         style = {"marker": ".", "color": TRAIN_COLOR}
         axes.plot(log.epoch, log[f"train_{column}"], label="train (augmented)", **style)
         style["color"] = EVALUATED_COLOR
         label = names.EVALUATED[evaluated]
         axes.plot(log.epoch, log[f"{evaluated}_{column}"], label=label, **style)
-        _save_curves(figure, out / path)
+        _save_curves(axes, out / path)
 
 
 def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
     """The accuracy of several runs by epoch, each on the images that it was evaluated on."""
-    figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot(xlabel="epoch", ylabel="top-1 accuracy (%)")
+    axes = _curve_axes(size=(7, 4.5), xlabel="epoch", ylabel="top-1 accuracy (%)")
     for name, log in logs.items():
         evaluated = evaluated_on(log)
         label = f"{name} ({names.EVALUATED[evaluated]})".replace("$", r"\$")
         axes.plot(log.epoch, log[f"{evaluated}_acc"], marker=".", label=label)
-    _save_curves(figure, path)
+    _save_curves(axes, path)
 
 
-def _save_curves(figure: Figure, path: Path) -> None:
-    (axes,) = figure.axes
+def _curve_axes(size: tuple[float, float] = (6, 4), **labels: str) -> Axes:
+    return Figure(figsize=size, dpi=DPI).add_axes([0.12, 0.12, 0.86, 0.82], **labels)
+
+
+def _save_curves(axes: Axes, path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
-    save(figure, path)
+    save(axes.figure, path)
 
 
 def draw_range_test(
     rates: Sequence[float], losses: Sequence[float], steepest: float, path: Path
 ) -> None:
     """The smoothed loss against the learning rate, with a line where it fell fastest."""
-    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot(xlabel="--lr, per image of a batch", ylabel="smoothed cross-entropy")
+    axes = _curve_axes(xlabel="--lr, per image of a batch", ylabel="smoothed cross-entropy")
     axes.semilogx(rates, losses, color=EVALUATED_COLOR)
     axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=f"steepest at {steepest:.1g}")
     axes.grid(alpha=0.3)
     axes.legend()
-    save(figure, path)
+    save(axes.figure, path)
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> Figure:

@@ -22,7 +22,7 @@ def test_quick_bench(small_npz, tmp_path):
         "experiments.bench",
         "--quick",
         "--batch-size",
-        "16",
+        "4",
         "--workers",
         "1",
     ]

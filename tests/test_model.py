@@ -104,12 +104,15 @@ def test_a_message_of_several_lines_is_told_in_one(monkeypatch):
         ("self.c2b(self.c2a(x))", "self.c2b(self.c2a(x)", ["model.py, line", "never closed"]),
     ],
 )
-def test_a_broken_edit_is_named_in_one_line(line, edited, words, small_npz, tmp_path):
+def test_a_broken_edit_is_named_in_one_line(line, edited, words, tmp_path):
+    """Before data is read."""
     copy = tmp_path / "repository"
     shutil.copytree(REPO, copy, ignore=shutil.ignore_patterns("data", "node_modules", ".git"))
     source = (copy / "model.py").read_text("utf-8")
     assert line in source
     (copy / "model.py").write_text(source.replace(line, edited, 1), "utf-8")
-    command = [sys.executable, "train.py", "--dataset", small_npz, "--batch-size", "32"]
+    unreadable = tmp_path / "images.npz"
+    unreadable.touch()
+    command = [sys.executable, "train.py", "--dataset", unreadable]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     Outcome(done.returncode, done.stdout, done.stderr).assert_refused(*words)
