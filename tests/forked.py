@@ -23,7 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch._dynamo  # noqa: F401, which the first optimizer imports slowly
 import torch.distributed as dist
-from conftest import Outcome
+from runs import Outcome
 
 import data
 import records.run

@@ -7,8 +7,8 @@ import json
 import threading
 from contextlib import contextmanager
 
-from conftest import REPO, run_script
 from playwright.sync_api import expect
+from runs import REPO, run_script
 
 MODULES = REPO / "demo" / "node_modules"
 PUBLISHED = REPO / "results"

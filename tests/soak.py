@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from conftest import CLASSES, REPO, run_script, save_npz, separable_images
 from PIL import Image
+from runs import CLASSES, REPO, run_script, save_npz, separable_images
 
 from console.flags import number
 from inputs.image_data import ImageData

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import run_script
+from runs import run_script
 
 from experiments.ablation import CHANGES, CODE, SETTINGS, changed
 from experiments.changes import measure

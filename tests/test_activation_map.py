@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import run_script, train
+from runs import run_script, train
 from test_pictures import assert_drawn
 from torch.nn import functional as F
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
+from runs import REPO
 from scipy.stats import ks_2samp
 
 import data

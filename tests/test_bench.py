@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPO, run_script
+from runs import REPO, run_script
 
 from experiments import modes
 from records import names

@@ -2,7 +2,7 @@
 
 import shutil
 
-from conftest import run_script
+from runs import run_script
 
 from experiments import campaign
 from records import names

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import PIL
 import pytest
-from conftest import HOSTILE_NAMES, REPO, run_script
 from in_browser import (
     MODULES,
     PUBLISHED,
@@ -20,6 +19,7 @@ from in_browser import (
 )
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
+from runs import HOSTILE_NAMES, REPO, run_script
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 REPOSITORY = "https://example.org/someone/something"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import log_without_times, run_script, train
+from runs import log_without_times, run_script, train
 from torch import nn
 
 from model import build_network

@@ -14,7 +14,7 @@ import one_of_ranks
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPO, assert_same_run, log_without_times, run_script
+from runs import REPO, assert_same_run, log_without_times, run_script
 
 from data import as_tensor
 from inputs.image_data import ImageData

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_script
+from runs import run_script
 from torchvision.datasets import CIFAR10
 
 from console.errors import UserError

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import numpy as np
-from conftest import run_script, save_npz
+from runs import run_script, save_npz
 
 from records import names
 from records.checkpoints import load_checkpoint

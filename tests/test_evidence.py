@@ -8,7 +8,7 @@ from pathlib import Path
 import forked
 import pytest
 import torch.nn.functional as F
-from conftest import REPO, run_script, train
+from runs import REPO, run_script, train
 
 from console.errors import UserError
 from model import Net

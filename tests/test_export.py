@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import CLASSES, REPO, run_script, train
 from PIL import Image
+from runs import CLASSES, REPO, run_script, train
 
 from records.run import read_config, read_log
 from records.trained_net import TrainedNet

@@ -3,8 +3,8 @@
 import re
 import shutil
 
-from conftest import run_script
 from PIL import Image
+from runs import run_script
 
 from training.find_lr import steepest
 

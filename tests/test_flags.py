@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO, run_script
+from runs import REPO, run_script
 
 from train import parse_arguments
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
-from conftest import REPO, run_script
 from PIL import Image
+from runs import REPO, run_script
 
 import data
 from console.errors import UserError

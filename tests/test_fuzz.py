@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import assert_same, run_script, train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from runs import assert_same, run_script, train
 
 import data
 from console.errors import UserError

@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from conftest import HOSTILE_NAMES, run_script
+from runs import HOSTILE_NAMES, run_script
 
 from records import names
 from records.run import ClassRow, read_confusion

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPO, Outcome, run_script
+from runs import REPO, Outcome, run_script
 
 from model import Net, count_parameters
 from report.layer_table import layer_table

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import run_script
+from runs import run_script
 from test_pictures import assert_drawn
 from torch import nn
 from torch.nn import functional as F

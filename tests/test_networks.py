@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import run_script, train
+from runs import run_script, train
 
 from constraints.checks import check
 from model import build_network, count_parameters

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, REPO, run_script
 from PIL import Image
+from runs import CLASSES, REPO, run_script
 
 import predict
 from data import as_tensor, load

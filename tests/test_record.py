@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from conftest import run_script, train
+from runs import run_script, train
 
 from recipe import Recipe
 from records import evidence, names

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
+from runs import CLASSES
 
 from console.errors import UserError
 from records import names

@@ -10,7 +10,7 @@ import forked
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_same_run, log_without_times, run_script, train
+from runs import assert_same_run, log_without_times, run_script, train
 
 from model import Net
 from recipe import AUGMENTERS

@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from runs import REPO
 
 # what each room may import, from the bottom to the top
 ALLOWED = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CLASSES, run_script, save_npz
+from runs import CLASSES, run_script, save_npz
 
 from console.errors import UserError
 from data import load

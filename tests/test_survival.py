@@ -12,7 +12,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from conftest import REPO, assert_same_run, log_without_times, run_script
+from runs import REPO, assert_same_run, log_without_times, run_script
 
 from recipe import AUGMENTERS
 from records import names

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO, assert_same, run_script, train
+from runs import REPO, assert_same, run_script, train
 from torch import nn
 
 from console.errors import UserError

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO, train
+from runs import REPO, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from records.run import read_log

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from conftest import run_script, save_npz
+from runs import run_script, save_npz
 
 from experiments import plain, time_to_85
 from recipe import Recipe

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import (
+from PIL import Image
+from runs import (
     CLASSES,
     REPO,
     Outcome,
@@ -22,7 +23,6 @@ from conftest import (
     save_npz,
     train,
 )
-from PIL import Image
 
 from data import DeviceBatches, load
 from model import Net, Normalise, build_network

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, REPO, run_script
+from runs import CLASSES, REPO, run_script
 
 from console.errors import UserError
 from records import names, trained_net

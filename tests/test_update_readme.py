@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from conftest import run_script
 from PIL import Image
+from runs import run_script
 from test_markers import README, marked
 
 from records import names

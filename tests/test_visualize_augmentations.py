@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import run_script, save_npz
 from PIL import Image
+from runs import run_script, save_npz
 
 from recipe import AUGMENTERS
 from report import pictures
