@@ -50,7 +50,9 @@ def record(runs: list[Path], results: Path) -> None:
     new = {folder: row_of(folder) for folder in runs}
 
     def replaced(rows: list[RecipeRow]) -> list[RecipeRow]:
-        return list({(row.recipe, row.seed): row for row in [*rows, *new.values()]}.values())
+        left = {(row.recipe, row.seed): row for row in new.values()}
+        kept = [left.pop((row.recipe, row.seed), row) for row in rows]
+        return [*kept, *left.values()]
 
     for folder, row in new.items():
         copy_file(folder / names.TRAIN_LOG, results / row.log)

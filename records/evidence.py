@@ -86,6 +86,8 @@ class RecipeRow(Strict):
     @property
     def flags(self) -> tuple[str, ...]:
         """What differs from the defaults: ("--lr 0.002",)."""
+        if not self.settings:
+            return (*self.launcher, "settings not recorded")
         words, defaults = shlex.split(self.settings), as_flags(Recipe())
         settings = zip(words[::2], words[1::2], strict=False)
         differing = (f"{flag} {x}" for flag, x in settings if x != str(defaults.get(flag)))

@@ -12,7 +12,7 @@ from recipe import Recipe
 from records import evidence, names
 from records.evidence import RecipeRow
 from records.run import read_config, read_log
-from records.tables import read_rows, read_table
+from records.tables import read_rows, read_table, write_table
 from report.blocks import BLOCKS, FinishedRun
 from report.recipes_picture import draw_recipes
 
@@ -59,6 +59,15 @@ def test_a_row_stays_what_it_is_when_a_default_changes(finished_run, tmp_path, m
     monkeypatch.setattr(evidence, "Recipe", partial(Recipe, lr=0.002, batch_size=32))
     assert row.flags == ("--lr 0.001",)
     assert row.log == path
+
+
+def test_rows_without_settings_are_kept_beside_new_ones(finished_run, tmp_path):
+    assert run_script("experiments.record", finished_run, "--results", tmp_path).status == 0
+    (row,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    earlier = [replace(row, settings="", test_acc=accuracy) for accuracy in (1.0, 2.0)]
+    write_table(tmp_path / names.RECIPES, earlier)
+    assert run_script("experiments.record", finished_run, "--results", tmp_path).status == 0
+    assert read_rows(tmp_path / names.RECIPES, RecipeRow) == [*earlier, row]
 
 
 @pytest.mark.parametrize(
