@@ -1,4 +1,4 @@
-"""Measures the effect of each change of the recipe, on held-out training images.
+"""Measures the effect of each change of the baseline, on held-out training images.
 
     python -m experiments.ablation --dataset cifar10                 # all changes, three seeds
     python -m experiments.ablation --dataset cifar10 --only mixup    # one of them
@@ -77,7 +77,7 @@ CHANGES = (*SETTINGS, *CODE)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Measure the effect of each change of the recipe; see docs/recipe.md.")
+    parser = Parser("Measure the effect of each change of the baseline recipe; see docs/recipe.md.")
     add_data_flags(parser)
     parser.add_argument(
         "--epochs", metavar="N", type=number(int, at_least=1), default=8, help="epochs per run"

@@ -6,7 +6,8 @@
 Each script trains for each number of epochs, in the given order, until the last epoch is above
 85 % for every seed. The plain script (experiments/plain.py) trains with AdamW; its learning rate
 peaks at 0.001. A row is added to results/time_to_85.csv when its run is finished. A run that has a
-row is not repeated. Other work on the machine makes the times useless.
+row is not repeated: move the file away when the recipe has changed. Other work on the machine makes
+the times useless.
 """
 
 from __future__ import annotations
