@@ -94,6 +94,12 @@ class RecipeRow(Strict):
         return (*self.launcher, *differing)
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know beside network and epochs: ("on digits", "with a teacher")."""
+        flags = ("with a teacher" if x.startswith("--teacher ") else x for x in self.flags)
+        return (*[f"on {self.dataset}"] * (self.dataset != "cifar10"), *flags)
+
+    @property
     def recipe(self) -> tuple:
         """The key that runs of one recipe with different seeds share."""
         return self.flags, self.model, self.params, self.mult_adds, self.dataset, self.epochs

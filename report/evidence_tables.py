@@ -18,12 +18,12 @@ def recipes_table(results: Path) -> str | None:
         return None
     figures = ("epochs:", "test accuracy (%):", "runs:")
     lines = [heading("network", "parameters:", "constraints kept", *figures)]
-    runs = as_table(rows).assign(recipe=[each.recipe for each in rows])
+    runs = as_table(rows).assign(
+        recipe=[each.recipe for each in rows], remarks=[each.remarks for each in rows]
+    )
     for _, group in runs.groupby("recipe", sort=False):
         run = group.iloc[0]
-        dataset = [f"on {run.dataset}"] * (run.dataset != "cifar10")
-        flags = ["with a teacher" if x.startswith("--teacher ") else x for x in run.recipe[0]]
-        model = ", ".join([run.model, *dataset, *flags])
+        model = ", ".join([run.model, *run.remarks])
         lines.append(
             row(
                 f"**{escaped(model)}**",

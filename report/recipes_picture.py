@@ -20,7 +20,9 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
     It is at the means of the runs' last accuracies and times; the bars are the standard deviation
     of the accuracy and the range of the times.
     """
-    runs = as_table(rows).assign(recipe=[row.recipe for row in rows])
+    runs = as_table(rows).assign(
+        recipe=[row.recipe for row in rows], remarks=[row.remarks for row in rows]
+    )
     recipes = [group for _, group in runs.groupby("recipe", sort=False)]
     recipes.sort(key=lambda group: group.test_acc.mean())
     height = MARGINS + max(290, ROW * len(recipes))
@@ -51,11 +53,10 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
 
 
 def _label(group: pd.DataFrame) -> str:
-    """Two lines: the accuracy, the network and the epochs; the devices, runs and other flags."""
+    """Two lines: the accuracy, the network and the epochs; the runs, devices and remarks."""
     row = group.iloc[0]
     devices = sorted({device.split(",")[0] for device in group.device})
-    dataset = f" on {row.dataset}" if row.dataset != "cifar10" else ""
     runs = f"{len(group)} run{'s' * (len(group) > 1)}"
-    first = f"{group.test_acc.mean():.2f} %  {row.model}, {row.epochs} epochs{dataset}"
-    lines = first, f"{runs}, {', '.join([*devices, ' '.join(row.recipe[0])])}".rstrip(", ")
+    first = f"{group.test_acc.mean():.2f} %  {row.model}, {row.epochs} epochs"
+    lines = first, ", ".join([runs, *devices, *row.remarks])
     return "\n".join(line if len(line) <= 58 else f"{line[:55]}..." for line in lines)
