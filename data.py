@@ -130,6 +130,8 @@ class HostBatches:
             pin_memory=on_cuda,
             prefetch_factor=(4 if on_cuda else 2) if workers else None,
             worker_init_fn=ignore_interrupts,
+            # else it draws from PyTorch's default one, which is for the network (dropout)
+            generator=torch.Generator(),
         )
 
     def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:

@@ -138,8 +138,9 @@ def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
     Raises:
         UserError: there is no such network, or its constructor has other arguments.
     """
-    if model not in NETWORKS:
-        raise UserError(f"model.py has no network {model}; it has {', '.join(NETWORKS)}")
+    present = [name for name in NETWORKS if name in globals()]
+    if model not in present:
+        raise UserError(f"model.py has no network {model}; it has {', '.join(present) or 'none'}")
     network_class = globals()[model]
     try:
         call = inspect.signature(network_class).bind(**arguments)

@@ -28,7 +28,14 @@ from console.errors import (
     run,
     stop_delayed,
 )
-from console.flags import Parser, add_setting_flags, add_speed_flags, number, settings_from
+from console.flags import (
+    Parser,
+    add_setting_flags,
+    add_speed_flags,
+    as_flags,
+    number,
+    settings_from,
+)
 from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
@@ -60,12 +67,12 @@ def parse_arguments() -> argparse.Namespace:
         help="evaluate on N of the training images, stratified by class, in place of the test set; "
         "use it to choose settings. The images are the same for every seed (default: none)",
     )  # fmt: skip
-    recipe = parser.add_argument_group("recipe (what decides the result)")
+    recipe = parser.add_argument_group("recipe (settings that affect the result)")
     add_setting_flags(recipe, Recipe)
     recipe.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
-        help="checkpoint of a trained network; its probabilities are added to the targets, and "
-        "labels are not smoothed (default: none)",
+        help="checkpoint of a trained network; the loss also has the divergence from its "
+        "probabilities (--teacher-weight), and labels are not smoothed (default: none)",
     )  # fmt: skip
     place = parser.add_argument_group("run")
     add_speed_flags(place)
@@ -86,7 +93,10 @@ def parse_arguments() -> argparse.Namespace:
         help="in place of a run, take up to 200 steps at a rising learning rate and draw the loss "
         "in DIR/plots/",
     )  # fmt: skip
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.find_lr and args.resume:
+        parser.error("--find-lr cannot be resumed: leave out --resume")
+    return args
 
 
 def main() -> None:
@@ -219,7 +229,10 @@ def prepare(
         return None, None
     checks = check(trainer.network)
     if broken := ", ".join(each.constraint for each in checks if not each.passed):
-        print_error(f"warning: the network breaks constraints ({broken}); see python model.py")
+        flags = " ".join(f"{k} {v}" for k, v in as_flags(trainer.recipe.network).items())
+        print_error(
+            f"warning: the network breaks constraints ({broken}); see python model.py {flags}"
+        )
     config = trainer.config(command_line(), vars(args), checks)
     if not args.resume:
         return config, None
@@ -293,6 +306,8 @@ def warn_of_a_high_loss(row: LogRow, trainer: Trainer) -> None:
 
 
 def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> str:
+    if args.find_lr:
+        return "repeat the command to start anew"
     if not (log or args.resume):
         return "the first epoch was not finished, so there is nothing to resume"
     command = command_line().removesuffix(" --resume").replace(" --resume ", " ")

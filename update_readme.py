@@ -60,7 +60,7 @@ def main() -> None:
 
     marker = re.compile(rb"<!-- /?(%s) -->" % "|".join(BLOCKS).encode())
     pages = list(args.readme)
-    if names.README in pages:
+    if names.README.resolve() in map(Path.resolve, pages):
         docs = sorted((names.README.parent / "docs").glob("*.md"))
         pages += [page for page in docs if marker.search(page.read_bytes())]
     spans = {page: find_blocks(read_page(page), BLOCKS, page) for page in pages}

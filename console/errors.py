@@ -21,14 +21,18 @@ from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
 PATIENCE = 3  # seconds after a signal until a main thread that does not handle it counts as blocked
-FIRST_PRINTS = 10  # seconds within which the first of several processes fails if it fails as well
+FIRST_PRINTS = 10  # seconds in which the first of several processes can print the error itself
 # what a terminal would obey in place of showing it, and bytes that are no UTF-8
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-EXTRA_PACKAGES = {  # import name -> what to give to pip; the others are in requirements.txt
+REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
+INSTALL = {  # import name -> what to give to pip, unless requirements.txt has the same name
     "onnx": "-r requirements-export.txt",
     "onnxruntime": "-r requirements-export.txt",
     "onnxscript": "-r requirements-export.txt",
     "tensorboard": "tensorboard",
+    "cv2": "-r requirements.txt",
+    "PIL": "-r requirements.txt",
+    "sklearn": "-r requirements.txt",
 }
 
 
@@ -141,19 +145,30 @@ def stopped_while_blocked(advice: Callable[[], str]) -> Iterator[None]:
         os.close(writer)
 
 
+def ranks() -> dict[str, int]:
+    """RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE from torchrun.
+
+    If one of them is missing, torchrun has not started this process, and it is on its own.
+    """
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    if not alone.keys() <= os.environ.keys():
+        return alone
+    return {name: int(os.environ[name]) for name in alone}
+
+
 def is_one_of_several() -> bool:
     """Whether torchrun started this process together with others."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    return ranks()["WORLD_SIZE"] > 1
 
 
 def is_printing_process() -> bool:
     """Whether this process prints errors; of several started by torchrun, the first one does."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    return ranks()["LOCAL_RANK"] == 0
 
 
 def is_writing_process() -> bool:
     """Whether this process writes files; of several started by torchrun, rank 0 does."""
-    return os.environ.get("RANK", "0") == "0"
+    return ranks()["RANK"] == 0
 
 
 def program() -> list[str]:
@@ -183,7 +198,7 @@ def _print_failure(message: str) -> None:
         for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         time.sleep(FIRST_PRINTS)
-        message = f"rank {os.environ['RANK']}: {message}"
+        message = f"rank {ranks()['RANK']}: {message}"
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 
@@ -222,6 +237,14 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(status)
 
 
+def _how_to_install(error: ModuleNotFoundError) -> str | None:
+    """None if it is not a package of the project, but one of a file that the user has edited."""
+    package = (error.name or "").partition(".")[0]
+    is_listed = re.search(rf"^{re.escape(package)}\b", REQUIREMENTS.read_text(), re.MULTILINE)
+    wanted = "-r requirements.txt" if is_listed else INSTALL.get(package)
+    return wanted and f"{package} is not installed: pip install {wanted}"
+
+
 def _status_of(main: Callable[[], None]) -> int:
     """Calls `main`, prints an error that it raises as a line, and returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
@@ -233,12 +256,12 @@ def _status_of(main: Callable[[], None]) -> int:
     except UserError as error:
         _print_failure(str(error))
         return error.status
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        wanted = EXTRA_PACKAGES.get(package, "-r requirements.txt")
-        _print_failure(f"{package} is not installed: pip install {wanted}")
     except SyntaxError as error:  # in a file that the user has edited
         _print_failure(f"{error.filename}, line {error.lineno}: {error.msg}")
+    except ModuleNotFoundError as error:
+        _print_failure(_how_to_install(error) or described(error))
+    except (ImportError, NameError) as error:  # in a file that the user has edited
+        _print_failure(described(error))
     except BrokenPipeError:  # the reader of a pipe, `head` for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a deleted folder, a lack of permission

@@ -114,8 +114,11 @@ def _pooling(trace: Trace, network: nn.Module) -> Check:
 
 def _parameters(traces: list[Trace], network: nn.Module) -> Check:
     others = max(_other_weights(trace.recording, network) for trace in traces)
+    used = {memory(x) for t in traces for step in t.recording.live_steps() for x in step.inputs}
+    unused = sum(x.numel() for x in network.parameters() if memory(x) not in used)
     total = sum(parameter.numel() for parameter in network.parameters()) + others
     found = f"{total:,}" + f", {others:,} of them not in an nn.Parameter" * bool(others)
+    found += f", {unused:,} of them unused" * bool(unused)
     return Check(f"under {MAX_PARAMETERS:,} parameters", total < MAX_PARAMETERS, found)
 
 

@@ -34,7 +34,8 @@ def averages(trace: Trace, network: nn.Module) -> bool:
     last_map = _positive(trace.last_map).requires_grad_()
     values = _weights(network) | {id(trace.last_map): last_map.clone()}
     _run(trace.recording.steps[_origin(trace)[0] + 1 :], values)
-    (influence,) = torch.autograd.grad(values[id(trace.recording.logits)].sum(), last_map)
+    logits = values[id(trace.recording.logits)]
+    (influence,) = torch.autograd.grad((logits * _positive(logits)).sum(), last_map)
     dims, largest = _spatial_dims(trace), influence.abs().max()
     difference = (influence.amax(dims) - influence.amin(dims)).max()
     return bool(largest > 0 and difference <= 1e-3 * largest)

@@ -42,7 +42,7 @@ class Step:
 
 
 class Recording(TorchDispatchMode):
-    """The steps of a forward pass of two images with `size` pixels.
+    """The steps of a forward pass of `count` images with `size` pixels.
 
     It keeps all tensors, so that no two have the same id or memory. An exception in the forward
     pass ends it and becomes its `error`.
@@ -51,9 +51,11 @@ class Recording(TorchDispatchMode):
         network: from `private_copy`, because its mode, hooks and buffers change.
     """
 
-    def __init__(self, network: nn.Module, training: bool = False, size: int = IMAGE_SIZE):
+    def __init__(
+        self, network: nn.Module, training: bool = False, size: int = IMAGE_SIZE, count: int = 2
+    ):
         super().__init__()
-        self.images = _a_parameter(network).new_ones(2, 3, size, size)
+        self.images = _a_parameter(network).new_ones(count, 3, size, size)
         self.steps: list[Step] = []
         self.logits, self.error = None, None
         self._running_modules = ["forward"]
@@ -95,24 +97,64 @@ def record(network: nn.Module, num_classes: int | None = None) -> list[Recording
     """Forward passes of 32x32 images through `private_copy`: in evaluation and in training mode.
 
     Raises:
-        UserError: one of them fails, or does not return logits (B, num_classes).
+        UserError: one of them, or that of a single image, fails or does not return logits
+            (B, num_classes), or uses a parameter that `network.parameters()` lacks; or the
+            backward pass fails.
     """
     recordings = []
-    for mode in ("evaluation", "training"):
-        recording = Recording(network, training=mode == "training")
+    for mode, count in (("evaluation", 2), ("training", 2), ("evaluation", 1)):
+        recording = Recording(network, training=mode == "training", count=count)
         logits, error = recording.logits, recording.error
         shape = list(logits.shape) if isinstance(logits, Tensor) else []
         classes = num_classes or (shape[1] if len(shape) == 2 else "classes")
-        if shape != [2, classes]:
+        found = ""
+        if error:
+            found = f"raises {described(error, __file__)}"
+        elif shape != [count, classes]:
             found = f"returns a {type(logits).__name__} {shape or ''}"
-            if error:
-                found = f"raises {described(error, __file__)}"
+        elif _are_probabilities(logits):
+            found = "returns probabilities; leave out the softmax, which is part of the loss"
+        if found:
             raise UserError(
                 f"the network must turn images {list(recording.images.shape)} into logits "
-                f"[2, {classes}], but in {mode} mode it {' '.join(found.split())[:300]}"
+                f"[{count}, {classes}], but in {mode} mode it {' '.join(found.split())[:300]}"
             )
+        _check_registered(recording, network)
         recordings.append(recording)
-    return recordings
+    _check_backward(network, recordings[0].images)
+    return recordings[:2]
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    sums = logits.sum(1)
+    return bool((logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
+
+
+def _check_backward(network: nn.Module, images: Tensor) -> None:
+    """Raises UserError if gradients cannot be computed, as after some in-place operations."""
+    try:
+        with torch.enable_grad():
+            logits = network.train()(images)
+            if logits.requires_grad:
+                logits.sum().backward()
+    except Exception as error:  # whatever the user's code raises
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the network cannot be trained, its backward pass fails: {reason}"
+        ) from error
+
+
+def _check_registered(recording: Recording, network: nn.Module) -> None:
+    """Raises UserError if a layer is used that `network.parameters()` does not know."""
+    known = set(map(memory, network.parameters()))
+    used = [x for step in recording.steps for x in step.inputs if isinstance(x, nn.Parameter)]
+    for each in used:
+        if memory(each) not in known:
+            raise UserError(
+                f"the network uses a parameter {list(each.shape)} that is not registered, so it "
+                "would not be trained; make layers in __init__, and keep several of them in "
+                "nn.Sequential or nn.ModuleList, not in a list"
+            )
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from inputs.image_data import ImageData
 from model import build_network
 from recipe import Recipe
 from records.evidence import BenchRow
-from training.devices import device_description, keep_freed_memory
+from training.devices import device_description, keep_freed_memory, pick_device
 from training.optimizers import make_optimizers
 from training.trainer import Trainer
 
@@ -194,8 +194,7 @@ def start_process(device: torch.device) -> ProcessPoolExecutor:
 def prepare_process(start_method: str, device: torch.device) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     multiprocessing.set_start_method(start_method, force=True)  # for workers, as in train.py
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    pick_device(str(device))
 
 
 @cache

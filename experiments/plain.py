@@ -22,6 +22,8 @@ from inputs.image_data import ImageData
 from model import build_network
 from recipe import Augmentation, Recipe
 
+ADAMW_LR = 0.001  # the learning rate of the assignment's command, read as PyTorch does
+
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[np.ndarray], Tensor]  # uint8 (H, W, 3) -> float32 (3, H, W), normalised
 
@@ -103,7 +105,7 @@ def train_and_evaluate(
 ) -> Iterator[float]:
     """Trains `Net`; the test accuracy in percent after each epoch.
 
-    The learning rate of AdamW follows OneCycleLR up to `recipe.lr`; both have PyTorch's defaults.
+    The learning rate of AdamW follows OneCycleLR up to ADAMW_LR; both have PyTorch's defaults.
     """
     torch.manual_seed(recipe.seed)
     transform = albumentations_transform(data, recipe.augmentation, recipe.seed)
@@ -112,8 +114,8 @@ def train_and_evaluate(
     test_images = transforms.Normalize(data.mean, data.std)(test_images)
     test_set = TensorDataset(test_images, torch.from_numpy(data.test_labels))
     network = build_network(num_classes=len(data.classes)).to(device)
-    optimizer = AdamW(network.parameters(), recipe.lr)
-    schedule = OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * len(loader))
+    optimizer = AdamW(network.parameters(), ADAMW_LR)
+    schedule = OneCycleLR(optimizer, ADAMW_LR, total_steps=recipe.epochs * len(loader))
     train = training_loop(network, [optimizer], device, schedule.step)
     for _ in range(recipe.epochs):
         train(loader)

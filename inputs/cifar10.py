@@ -25,7 +25,7 @@ MIRRORS = (
 )
 STALL_SECONDS = 30
 LOCK = ".cifar10.lock"  # stays in the folder
-UNFINISHED = ".cifar10.unfinished"  # a folder, which a start that is killed leaves to the next
+UNFINISHED = ".cifar10.unfinished"  # a folder; a killed start leaves it, the next start removes it
 
 
 def load(_dataset: str, data_dir: Path) -> ImageData:

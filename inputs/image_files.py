@@ -42,7 +42,7 @@ def read_image(file: str | Path | BinaryIO) -> np.ndarray:
 
 
 def _kind_of(path: Path) -> str:
-    """What a path is that is not a regular file."""
+    """Describes a path that is not a regular file."""
     if path.is_dir():
         return "a folder without files"
     return "not a regular file" if path.exists() else "there is no such file"

@@ -71,10 +71,10 @@ def _class_names(classes: np.ndarray, path: Path) -> tuple[str, ...]:
 
 def _network_images(images: np.ndarray, where: str) -> np.ndarray:
     """uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3) -> uint8 (N, 32, 32, 3) RGB."""
-    if images.ndim == 5 or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise UserError(f"{where} of shape {images.shape}: 3D files are not supported, 2D only")
-    if images.ndim not in (3, 4) or 0 in images.shape[1:]:
-        raise UserError(f"{where} of shape {images.shape}; needs (N, H, W) or (N, H, W, 3)")
+    shape = images.shape
+    if shape[3:] not in ((), (1,), (3,)) or len(shape) < 3 or 0 in shape[1:]:
+        needed = "(N, H, W) or (N, H, W, 3): channels last, no 3D volumes"
+        raise UserError(f"{where} of shape {shape}; needs {needed}")
     if images.dtype != np.uint8:
         raise UserError(f"{where} are {images.dtype}; needs uint8, 0 to 255")
     if images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3):

@@ -169,7 +169,8 @@ def _tiles(run: FinishedRun, folder: Path, count: int) -> str:
 def visualization(run: FinishedRun) -> str:
     text = (
         "Look at the augmentation before training:\n\n"
-        "```bash\npython visualize_augmentations.py --save results/plots/aug_demo.png\n```\n"
+        "```bash\npython visualize_augmentations.py --save "
+        f"{(names.RESULTS / names.AUGMENTATION_DEMO).as_posix()}\n```\n"
     )
     if (run.results / names.AUGMENTATION_DEMO).is_file():
         alt = "Original images and augmented versions"

@@ -1,5 +1,7 @@
 """The checks on honest networks and on broken ones, one line a network: add yours."""
 
+import re
+
 import edit_layers as layers
 import edits as n
 import pytest
@@ -235,6 +237,35 @@ def test_a_network_without_the_right_logits_is_refused(net, found):
         checks.check_output(net, num_classes=10)
     assert found in str(error.value)
     assert "\n" not in str(error.value)
+
+
+UNREGISTERED = [nn.Conv2d(32, 32, 1)]
+
+
+def logits(net, x):
+    return net.fc(net.gap(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("net", "found"),
+    [
+        (Edited(lambda net, x: logits(net, x).softmax(1)), "leave out the softmax"),
+        (Edited(lambda net, x: logits(net, x).squeeze()), "logits [1, 10], but in evaluation mode"),
+        (Edited(lambda net, x: logits(net, nn.Conv2d(32, 32, 1)(x))), "[32, 32, 1, 1] that is not"),
+        (Edited(lambda net, x: logits(net, UNREGISTERED[0](x))), "nn.ModuleList, not in a list"),
+        (Edited(lambda net, x: logits(net, x.add_(1))), "backward pass fails"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused(net, found):
+    with pytest.raises(UserError, match=re.escape(found)):
+        checks.check_output(net, num_classes=10)
+
+
+def test_unused_layers_are_counted():
+    net = Net()
+    net.c5 = nn.Conv2d(128, 100, 1)
+    (parameters,) = (x for x in checks.check(net) if x.constraint.startswith("under"))
+    assert parameters.found == "97,222, 12,900 of them unused"
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,11 @@ def test_an_edit_that_torch_refuses_is_named_in_one_line(monkeypatch):
     run_script("model").assert_refused("Net cannot be built", "RuntimeError", "test_model.py, line")
 
 
+def test_a_renamed_class_is_named(monkeypatch):
+    monkeypatch.delattr("model.Net")
+    run_script("model").assert_refused("model.py has no network Net; it has ResidualNet")
+
+
 def test_a_message_of_several_lines_is_told_in_one(monkeypatch):
     def fails(**_):
         raise ValueError("one line\nand another")
@@ -100,6 +105,8 @@ def test_a_message_of_several_lines_is_told_in_one(monkeypatch):
     ("line", "edited", "words"),
     [
         ("self.c3a = ConvBlock(", "self.c3a = ConvBlok(", ["NameError", "model.py, line"]),
+        ("class Net(nn.Module)", "class Net(Module)", ["name 'Module'", "model.py, line"]),
+        ("import inspect", "import blocks", ["No module named 'blocks'", "model.py, line"]),
         ("self.gap(x)", "self.gab(x)", ["AttributeError", "model.py, line"]),
         ("self.c2b(self.c2a(x))", "self.c2b(self.c2a(x)", ["model.py, line", "never closed"]),
     ],

@@ -51,7 +51,7 @@ class Together:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self) -> bool:
-        """Steps all of them; True, where GradScaler returns None if it skips the step."""
+        """Steps all of them; always True, since GradScaler.step returns None for a skipped step."""
         for optimizer in self.optimizers:
             optimizer.step()
         return True

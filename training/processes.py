@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from console.errors import ranks
+
 Result = TypeVar("Result")
 
 # of collective operations. A machine may have to download the data set first, which takes an hour
@@ -88,10 +90,7 @@ ALONE = World()
 
 def this_process() -> World:
     """The rank and world size that torchrun gave to this process."""
-    variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if not all(name in os.environ for name in variables):
-        return ALONE
-    return World(*(int(os.environ[name]) for name in variables))
+    return World(*ranks().values())
 
 
 def join(world: World, device: torch.device) -> None:
