@@ -19,7 +19,7 @@ from console.flags import Parser, add_setting_flags, add_speed_flags
 from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
-from records.evidence import BenchRow, current_commit
+from records.evidence import current_commit
 from records.files import check_writable
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     from data import check_batch_size, load, worker_count
     from experiments.modes import Setup, measure, profile
     from records.run import archive_earlier_bench
-    from records.tables import write_table
+    from records.tables import as_table, write_table
     from training.devices import device_description, pick_device
 
     device = pick_device(args.device)
@@ -71,21 +71,13 @@ def main() -> None:
     commit = current_commit()
     rows = measure(setup, data, rounds, seconds, command_line())
     rows = [replace(row, commit=commit) for row in rows]
-    print_table(rows)
+    kept = ["device", "command", "commit"]  # the same in all rows
+    print(as_table(rows).drop(columns=kept, errors="ignore").to_string(index=False))
     args.out.mkdir(parents=True, exist_ok=True)
     archive_earlier_bench(args.out)
     write_table(args.out / names.BENCH, rows)
     shown = "; next: python update_readme.py" if args.out == names.RESULTS else ""
     print(f"wrote {args.out / names.BENCH}{shown}")
-
-
-def print_table(rows: list[BenchRow]) -> None:
-    print("mode                images/s  (slowest - fastest)  of ceiling  x plain  peak MB")
-    for row in rows:
-        print(
-            f"{row.mode:18} {row.images_per_second:9,.0f} {row.slowest:10,.0f} -{row.fastest:8,.0f}"
-            f" {row.share_of_ceiling:11.2f} {row.ratio_to_plain:8.2f} {row.peak_memory_mb:8,.0f}"
-        )
 
 
 if __name__ == "__main__":

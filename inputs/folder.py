@@ -8,18 +8,17 @@ damaged image stops the run. The 32x32 images of a large tree are kept in --data
 the next start does not decode the files again.
 """
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+import joblib
 import numpy as np
 import PIL
 from filelock import FileLock
-from joblib import cpu_count
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -136,14 +135,15 @@ def _read(
     states = [_state(file, root) for file in files]
     if sum(size for _, size, _ in states) < LARGE:
         return _decode(files, root, workers=0)
-    key = _digest(states)
-    root_hash = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    reader = Path(image_files.__file__).read_bytes(), PIL.__version__, IMAGE_SIZE
+    key = joblib.hash((states, reader))
+    root_hash = joblib.hash(os.fsencode(root.resolve()))
     stored = data_dir / f"images-{root_hash[:16]}.npz"
     with suppress(Exception), stored.open("rb") as stream:  # it may be missing or damaged
         arrays = np.load(stream, allow_pickle=False)
         if arrays["key"] == key:
             return arrays["images"], arrays["is_image"]
-    images, is_image = _decode(files, root, workers=cpu_count())
+    images, is_image = _decode(files, root, workers=joblib.cpu_count())
     store(stored, key=key, images=images, is_image=is_image)
     return images, is_image
 
@@ -156,14 +156,6 @@ def _state(file: os.DirEntry, root: Path) -> tuple[str, int, int]:
     except OSError:  # a link to nowhere
         return path, 0, 0
     return path, status.st_size, status.st_mtime_ns
-
-
-def _digest(values: Iterable) -> str:
-    """A hash of `values`, of Pillow's version and of the code that reads image files."""
-    digest = hashlib.sha256(Path(image_files.__file__).read_bytes())
-    for value in (PIL.__version__, IMAGE_SIZE, *values):
-        digest.update(repr(value).encode())
-    return digest.hexdigest()
 
 
 def store(path: Path, **arrays: np.ndarray | str) -> None:

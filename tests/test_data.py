@@ -42,6 +42,14 @@ def test_workers_do_not_change_a_pixel(small_data):
 
 
 @pytest.mark.parametrize(("augmenter", "workers"), EVERY_WAY)
+def test_batches_leave_the_random_numbers_of_the_network(augmenter, workers, small_data):
+    """Else dropout after a resume, or with another number of workers, would be another one."""
+    state = torch.get_rng_state()
+    epochs(small_data, augmenter, workers)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("augmenter", "workers"), EVERY_WAY)
 def test_neither_batches_nor_epochs_repeat_augmentations(augmenter, workers, one_image_many_times):
     first, second = epochs(one_image_many_times, augmenter, workers)
     batches = [*first.split(20), *second.split(20)]

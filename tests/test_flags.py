@@ -34,6 +34,7 @@ from train import parse_arguments
         (["--seed", "9" * 400], ["--seed"]),
         (["--limit-train", "0"], ["--limit-train"]),
         (["--holdout", "0"], ["--holdout"]),
+        (["--find-lr", "--resume"], ["--find-lr", "leave out --resume"]),
         (["--device", "gpu"], ["--device", "auto, cpu, cuda, cuda:N or mps", "'gpu'"]),
         (["--device", "cuda:99"], ["--device cuda:99", "not on this machine"]),
         (["--device", "cpu:1"], ["--device", "'cpu:1'"]),
@@ -41,6 +42,12 @@ from train import parse_arguments
 )
 def test_bad_flags(flags, words, tmp_path):
     run_script("train", "--out", tmp_path / "out", *flags).assert_refused(*words, status=2)
+
+
+def test_a_rank_alone_is_no_torchrun(monkeypatch):
+    """It printed a traceback, after waiting for a first process that there was not."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run_script("train", "--lr", "x").assert_refused("--lr", status=2)
 
 
 SLOW_LIBRARIES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "matplotlib")
