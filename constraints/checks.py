@@ -108,8 +108,11 @@ def _dilation(layers: list[Layer]) -> Check:
 
 
 def _pooling(trace: Trace, network: nn.Module) -> Check:
-    pooling = [trace.pooling] if trace.pooling else []
-    return Check("global average pooling", averages(trace, network), _listed(pooling))
+    is_average = averages(trace, network)
+    found = str(trace.pooling or "none")
+    if trace.pooling and not is_average:
+        found += ", where the positions of the map do not count equally"
+    return Check("global average pooling", is_average, found)
 
 
 def _parameters(traces: list[Trace], network: nn.Module) -> Check:
