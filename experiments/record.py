@@ -102,7 +102,8 @@ def row_of(folder: Path) -> RecipeRow:
 def settings_of(config: Config) -> str:
     """The settings of a run that have no column of their own in recipes.csv, as flags.
 
-    All are written, so that a row stays what it is when a default in recipe.py changes.
+    All are written, so that a row stays what it is when a default in recipe.py changes. A teacher
+    is the hash of its weights: the file may change or be moved.
     """
     in_columns = as_flags(Network()).keys() | {"--epochs", "--seed"}
     flags = [flag for flag in as_flags(Recipe()) if flag not in in_columns]
@@ -110,6 +111,8 @@ def settings_of(config: Config) -> str:
         flag: config.flags.get(flag[2:].replace("-", "_"))
         for flag in (*flags, "--limit-train", "--teacher")
     }
+    if config.teacher:
+        values["--teacher"] = config.teacher
     return shlex.join(str(x) for pair in values.items() if pair[1] is not None for x in pair)
 
 

@@ -78,9 +78,10 @@ class Config(Strict):
     parameters: int
     device: str
     versions: dict[str, str]
-    # empty for runs from before these two were recorded
+    # empty for runs from before these were recorded
     commit: str = ""  # see `evidence.current_commit`; a resume at another commit adds that
     constraints: dict[str, bool] = field(default_factory=dict)  # whether the network keeps each
+    teacher: str = ""  # a hash of its weights; empty also without a teacher
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """A network that is trained with a teacher learns its probabilities; another teacher is refused."""
 
+import shutil
+
 import pytest
 import torch
 from runs import log_without_times, run_script, train
 from torch import nn
 
+from experiments.record import row_of
 from model import build_network
 from recipe import Recipe
 from training.distillation import distillation
@@ -64,6 +67,23 @@ def test_a_run_with_a_teacher(small_npz, finished_run, tmp_path):
     resumed.assert_refused("is of another run", "teacher")
     resumed = train(small_npz, tmp_path / "taught", *flags, "--teacher", best, "--resume")
     assert resumed.status == 0
+
+
+def test_a_recorded_teacher_is_known_by_its_weights(small_npz, finished_run, tmp_path):
+    """The same file may hold another network later, and another file the same one."""
+    teacher, rows = tmp_path / "teacher.pt", {}
+    networks = (
+        (finished_run / "best.pt", 0),
+        (finished_run / "best.pt", 1),
+        (tmp_path / "0/best.pt", 0),
+    )
+    for number, (network, seed) in enumerate(networks):
+        shutil.copy(network, teacher)
+        flags = ("--epochs", 1, "--width", 0.25, "--seed", seed, "--teacher", teacher)
+        assert train(small_npz, tmp_path / str(number), *flags).status == 0
+        rows[number] = row_of(tmp_path / str(number))
+        assert "with a teacher" in rows[number].remarks
+    assert rows[0].recipe == rows[1].recipe != rows[2].recipe
 
 
 def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path):

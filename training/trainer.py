@@ -230,6 +230,7 @@ class Trainer:
             versions={"python": platform.python_version(), **versions},
             commit=current_commit(),
             constraints={each.constraint: each.passed for each in checks},
+            teacher=self.settings.get("teacher") or "",
         )
 
     def checkpoint(self, log: list[LogRow]) -> Checkpoint:
