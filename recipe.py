@@ -33,7 +33,7 @@ class Augmentation:
     """Probabilities and limits of HorizontalFlip, ShiftScaleRotate and CoarseDropout."""
 
     flip_p: float = setting(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
-    affine_p: float = setting(0.25, "probability of ShiftScaleRotate", at_least=0, at_most=1)
+    affine_p: float = setting(0.5, "probability of ShiftScaleRotate", at_least=0, at_most=1)
     shift_limit: float = setting(
         0.0625,
         "largest shift, as a share of the image's side; whole pixels, rounded towards 0",
@@ -42,7 +42,7 @@ class Augmentation:
     )
     scale_limit: float = setting(0.1, "largest change of the scale", at_least=0, below=1)
     rotate_limit: float = setting(15.0, "largest rotation in degrees", at_least=0, at_most=180)
-    hole_p: float = setting(0.25, "probability of CoarseDropout's hole", at_least=0, at_most=1)
+    hole_p: float = setting(0.5, "probability of CoarseDropout's hole", at_least=0, at_most=1)
     hole_size: int = setting(8, "side of the hole in pixels", at_least=1, at_most=IMAGE_SIZE)
 
 

@@ -12,7 +12,7 @@ from recipe import Recipe
 from records import Strict, names
 
 TARGET = 85  # test accuracy in percent that the assignment asks for
-UNCHANGED = "none"  # the `change` of an ablation run of the baseline
+UNCHANGED = "none"  # the `change` of an ablation run of the unmodified recipe
 
 
 def current_commit(project: Path = REPOSITORY) -> str:
@@ -134,9 +134,9 @@ class TimeRow(Strict):
 
 @dataclass(frozen=True)
 class AblationRow(Strict):
-    """A run of the baseline with one change, evaluated on held-out training images."""
+    """A run of the recipe with one change, evaluated on held-out training images."""
 
-    change: str  # UNCHANGED for the baseline itself
+    change: str  # UNCHANGED for the recipe itself
     epochs: int
     seed: int
     dataset: str
