@@ -238,10 +238,10 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _how_to_install(error: ModuleNotFoundError) -> str | None:
-    """None if it is not a package of the project, but one of a file that the user has edited."""
+    """How to install the missing package; None if the project does not require it."""
     package = (error.name or "").partition(".")[0]
-    is_listed = re.search(rf"^{re.escape(package)}\b", REQUIREMENTS.read_text(), re.MULTILINE)
-    wanted = "-r requirements.txt" if is_listed else INSTALL.get(package)
+    required = re.findall(r"^[\w-]+", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
+    wanted = "-r requirements.txt" if package in required else INSTALL.get(package)
     return wanted and f"{package} is not installed: pip install {wanted}"
 
 

@@ -73,7 +73,7 @@ class Positions:
         """Notes the positions of the results of `step`."""
         sources = list({id(x): x for x in step.inputs if self.has(x)}.values())
         results = [x for x in step.outputs if _is_value(x)]
-        if not sources or not results or "empty" in step.op:  # it is not initialised
+        if not sources or not results or "empty" in step.op:  # its result is not initialised
             return None
         if not step.is_in_place and memory(results[0]) in self._noted:  # a view
             return None

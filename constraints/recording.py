@@ -139,9 +139,7 @@ def _check_backward(network: nn.Module, images: Tensor) -> None:
                 logits.sum().backward()
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"the network cannot be trained, its backward pass fails: {reason}"
-        ) from error
+        raise UserError(f"the backward pass of the network fails: {reason}") from error
 
 
 def _check_registered(recording: Recording, network: nn.Module) -> None:

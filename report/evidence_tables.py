@@ -1,6 +1,7 @@
 """README tables of measurements over many runs; None if their file is not in the folder."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,14 @@ from records.tables import as_table, read_rows, read_table
 from report.markdown import escaped, heading, row
 
 
+def by_recipe(rows: Sequence[RecipeRow]) -> list[pd.DataFrame]:
+    """The runs of each recipe, with `RecipeRow.remarks` as a column."""
+    runs = as_table(rows).assign(
+        recipe=[each.recipe for each in rows], remarks=[each.remarks for each in rows]
+    )
+    return [group for _, group in runs.groupby("recipe", sort=False)]
+
+
 def recipes_table(results: Path) -> str | None:
     """The runs that experiments.record collected, a row per recipe, and results of others."""
     rows = read_rows(results / names.RECIPES, RecipeRow)
@@ -18,10 +27,7 @@ def recipes_table(results: Path) -> str | None:
         return None
     figures = ("epochs:", "test accuracy (%):", "runs:")
     lines = [heading("network", "parameters:", "constraints kept", *figures)]
-    runs = as_table(rows).assign(
-        recipe=[each.recipe for each in rows], remarks=[each.remarks for each in rows]
-    )
-    for _, group in runs.groupby("recipe", sort=False):
+    for group in by_recipe(rows):
         run = group.iloc[0]
         model = ", ".join([run.model, *run.remarks])
         lines.append(

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from records.evidence import RecipeRow
-from records.tables import as_table
 from report import pictures
+from report.evidence_tables import by_recipe
 
 WIDTH, ROW, MARGINS = 830, 36, 70  # pixels at the width at which the README shows it
 
@@ -20,22 +20,19 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
     It is at the means of the runs' last accuracies and times; the bars are the standard deviation
     of the accuracy and the range of the times.
     """
-    runs = as_table(rows).assign(
-        recipe=[row.recipe for row in rows], remarks=[row.remarks for row in rows]
-    )
-    recipes = [group for _, group in runs.groupby("recipe", sort=False)]
-    recipes.sort(key=lambda group: group.test_acc.mean())
+    recipes = sorted(by_recipe(rows), key=lambda group: group.test_acc.mean())
     height = MARGINS + max(290, ROW * len(recipes))
     figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=1.5 * pictures.DPI)
     axes = figure.add_axes([0.08, 50 / height, 0.46, 1 - MARGINS / height], xscale="log")
+    minutes = [row.seconds / 60 for row in rows]
     # before anything is drawn: the limits that matplotlib finds for a single time can be equal
-    axes.set_xlim(runs.seconds.min() / 60 / 1.5, runs.seconds.max() / 60 * 1.5)
+    axes.set_xlim(min(minutes) / 1.5, max(minutes) * 1.5)
     for index, group in enumerate(recipes):
-        minutes, accuracy = group.seconds / 60, group.test_acc
-        point = minutes.mean(), accuracy.mean()
-        times = [[point[0] - minutes.min()], [minutes.max() - point[0]]]
+        times, accuracy = group.seconds / 60, group.test_acc
+        point = times.mean(), accuracy.mean()
+        span = [[point[0] - times.min()], [times.max() - point[0]]]
         spread = accuracy.std() if len(group) > 1 else None
-        axes.errorbar(*point, spread, times, fmt="o", color=pictures.EVALUATED_COLOR, capsize=3)
+        axes.errorbar(*point, spread, span, fmt="o", color=pictures.EVALUATED_COLOR, capsize=3)
         axes.annotate(
             _label(group), point, (1.05, (index + 0.5) / len(recipes)),
             textcoords="axes fraction", size=8, va="center", parse_math=False,

@@ -253,7 +253,10 @@ def logits(net, x):
         (Edited(lambda net, x: logits(net, x).squeeze()), "logits [1, 10], but in evaluation mode"),
         (Edited(lambda net, x: logits(net, nn.Conv2d(32, 32, 1)(x))), "[32, 32, 1, 1] that is not"),
         (Edited(lambda net, x: logits(net, UNREGISTERED[0](x))), "nn.ModuleList, not in a list"),
-        (Edited(lambda net, x: logits(net, x.add_(1))), "backward pass fails"),
+        (
+            Edited(lambda net, x: logits(net, x.add_(1))),
+            "the backward pass of the network fails: one of the variables",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_trained_is_refused(net, found):

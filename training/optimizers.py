@@ -51,7 +51,7 @@ class Together:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self) -> bool:
-        """Steps all of them; always True, since GradScaler.step returns None for a skipped step."""
+        """Steps all of them and returns True; for a skipped step, GradScaler.step returns None."""
         for optimizer in self.optimizers:
             optimizer.step()
         return True
