@@ -207,7 +207,8 @@ class DeviceBatches:
         for batch in zip(*parts, strict=True):
             chosen, matrices, holes = (part[share(len(part))] for part in batch)
             images = self.images[chosen].permute(0, 3, 1, 2)
-            yield augment.apply(images, matrices, holes, hole_size, self.fill), self.labels[chosen]
+            augmented = augment.augment_batch(images, matrices, holes, hole_size, self.fill)
+            yield augmented, self.labels[chosen]
 
 
 def endless(batches: HostBatches | DeviceBatches) -> Iterator[tuple[Tensor, Tensor]]:

@@ -62,13 +62,14 @@ def main() -> None:
     pages = list(args.readme)
     if names.README.resolve() in map(Path.resolve, pages):
         docs = sorted((names.README.parent / "docs").glob("*.md"))
-        pages += [page for page in docs if marker.search(page.read_bytes())]
-    spans = {page: find_blocks(read_page(page), BLOCKS, page) for page in pages}
+        pages += [page for page in docs if marker.search(read_page(page))]
+    texts = {page: read_page(page) for page in pages}
+    spans = {page: find_blocks(texts[page], BLOCKS, page) for page in pages}
     if absent := [name for name in BLOCKS if not any(name in found for found in spans.values())]:
         files = ", ".join(map(str, args.readme))
         print(f"{files}: there are no markers for {', '.join(absent)}; these blocks are left out")
-    updated = {page: updated_page(page, spans[page], args.results) for page in pages}
-    outdated = [page for page in pages if updated[page] != read_page(page)]
+    updated = {page: updated_page(texts[page], page, spans[page], args.results) for page in pages}
+    outdated = [page for page in pages if updated[page] != texts[page]]
     shown = ", ".join(map(str, outdated or args.readme))
     if args.check and outdated:
         raise UserError(f"{shown}: out of date; run python update_readme.py")
@@ -87,15 +88,15 @@ def read_page(path: Path) -> bytes:
         raise UserError(f"--readme {path}: {error.strerror}") from error
 
 
-def updated_page(path: Path, spans: Spans, results: Path) -> bytes:
-    """The content of the README at `path` with the blocks of the run in `results`."""
+def updated_page(readme: bytes, path: Path, spans: Spans, results: Path) -> bytes:
+    """`readme`, the content of `path`, with the blocks of the run in `results`."""
     from report.blocks import BLOCKS, FinishedRun
 
     finished = FinishedRun(results, path.resolve().parent)
     blocks = {name: content for name in spans if (content := BLOCKS[name](finished)) is not None}
     if kept := ", ".join(name for name in spans if name not in blocks):
         print(f"{path}: {results} has no data for {kept}; left unchanged")
-    return inject(read_page(path), blocks, spans)
+    return inject(readme, blocks, spans)
 
 
 def find_blocks(readme: bytes, block_names: Iterable[str], path: Path) -> Spans:

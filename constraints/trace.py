@@ -12,7 +12,7 @@ from constraints.recording import Recording, Step, memory, private_copy, record
 
 
 @dataclass(frozen=True)
-class Field:
+class ReceptiveField:
     """The receptive field of one position of a map in pixels, and its distance to the next one's.
 
     RF_out = RF_in + (k-1) * d * jump_in and jump_out = jump_in * stride, from RF 1, jump 1
@@ -23,12 +23,12 @@ class Field:
     rf: Pair = (1, 1)
     jump: Pair = (1, 1)
 
-    def after(self, motion: Motion) -> Field:
+    def after(self, motion: Motion) -> ReceptiveField:
         growth = zip(motion.kernel, motion.dilation, self.jump, strict=True)
         rf = (r + (k - 1) * d * j for r, (k, d, j) in zip(self.rf, growth, strict=True))
         sides = zip(self.jump, motion.stride, motion.before, motion.after, strict=True)
         jump = (j * b // a if a >= 2 * b else j * s for j, s, b, a in sides)
-        return Field(tuple(rf), tuple(jump))
+        return ReceptiveField(tuple(rf), tuple(jump))
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Layer:
     groups: int
     in_channels: int
     is_learned: bool  # its weights are, or are computed from, parameters
-    before: Field
-    after: Field
+    before: ReceptiveField
+    after: ReceptiveField
     step: Step = field(compare=False, repr=False)
     block: int = 0
 
@@ -114,7 +114,7 @@ class Trace:
         steps = recording.live_steps()
         self.recording, self.positions = recording, Positions(recording.images, steps)
         self._learned = set(map(memory, network.parameters()))
-        self._fields = {memory(recording.images): Field()}
+        self._fields = {memory(recording.images): ReceptiveField()}
         layers = map(self._follow, steps, self.positions.motions)
         self.layers = _with_blocks([layer for layer in layers if layer])
         pooling = [layer for layer in reversed(self.layers) if layer.pools_globally]
@@ -133,7 +133,8 @@ class Trace:
         if not motion:
             return None
         fields = [self._fields[memory(x)] for x in step.inputs if memory(x) in self._fields]
-        before = Field(_larger(*(x.rf for x in fields)), _larger(*(x.jump for x in fields)))
+        rf, jump = _larger(*(x.rf for x in fields)), _larger(*(x.jump for x in fields))
+        before = ReceptiveField(rf, jump)
         after = before.after(motion)
         self._fields.update((memory(x), after) for x in step.outputs)
         groups, in_channels, is_learned = 1, 0, True

@@ -85,7 +85,7 @@ def is_finished(out: Path) -> bool:
         is_trained = len(read_log(out)) == read_config(out).flags["epochs"]
     except UserError:  # there is no run
         return False
-    return is_trained and (out / names.AUGMENTED_GRID).exists()  # the last of its pictures
+    return is_trained and all((out / picture).exists() for picture in names.RUN_PICTURES)
 
 
 def train(*flags: object) -> int:

@@ -1,8 +1,8 @@
 """The augmentation: HorizontalFlip, ShiftScaleRotate, CoarseDropout, in two implementations.
 
 `build_pipeline` returns Albumentations' pipeline, for one image at a time on the CPU. `draw` and
-`apply` do the same to whole batches of tensors on any device, with the same distributions. Flips
-and holes are equal to the pixel; the affine part differs by at most one grey level.
+`augment_batch` do the same to whole batches of tensors on any device, with the same distributions.
+Flips and holes are equal to the pixel; the affine part differs by at most one grey level.
 
 What is drawn depends on (seed, epoch, batch number) alone.
 """
@@ -114,8 +114,10 @@ def sampling_matrices(draws: Draws, size: int) -> np.ndarray:
     return np.concatenate([linear, offset], -1).astype(np.float32)
 
 
-def apply(images: Tensor, matrices: Tensor, holes: Tensor, hole_size: int, fill: Tensor) -> Tensor:
-    """Augments a batch, on the device of its tensors.
+def augment_batch(
+    images: Tensor, matrices: Tensor, holes: Tensor, hole_size: int, fill: Tensor
+) -> Tensor:
+    """Augments the images of a batch, on the device of its tensors.
 
     Args:
         images: uint8 (B, C, S, S).
@@ -157,7 +159,7 @@ def augment_images(
         return np.stack([pipeline(image=image)["image"] for image in images])
     size = images.shape[1]
     draws = draw(a, np.random.default_rng(seed), len(images), size)
-    augmented = apply(
+    augmented = augment_batch(
         torch.from_numpy(images).permute(0, 3, 1, 2),
         torch.from_numpy(sampling_matrices(draws, size)),
         torch.from_numpy(draws.hole),

@@ -103,8 +103,8 @@ def hold_out(data: ImageData, count: int) -> ImageData:
         )
     except ValueError as error:
         raise UserError(
-            f"--holdout {count} cannot be taken evenly from the {len(data.train_labels)} training "
-            f"images of {len(data.classes)} classes; both parts need an image of each class, and "
+            f"cannot hold out {count} of {len(data.train_labels)} training images evenly over "
+            f"{len(data.classes)} classes (--holdout): both parts need an image of each class, and "
             "each class needs two"
         ) from error
     kept.sort(), held.sort()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from console.errors import UserError
+from console.errors import CONTROL_CHARACTERS, UserError
 from model import build_network
 from recipe import IMAGE_SIZE
 from records import Strict
@@ -22,8 +22,15 @@ from records.tables import validated
 
 PROBE_TOLERANCE = 1e-3  # of the largest logit; other machines and versions of torch differ less
 
+
+def _printable(text: str) -> str:
+    if CONTROL_CHARACTERS.search(text):
+        raise ValueError("has control characters")
+    return text
+
+
 Percent = Annotated[float, Field(ge=0, le=100)]
-ClassName = Annotated[str, Field(pattern=r"^\P{Cc}*$")]  # a terminal obeys control characters
+ClassName = Annotated[str, AfterValidator(_printable)]
 Channels = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 
 

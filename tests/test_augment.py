@@ -35,9 +35,9 @@ def noise(count: int) -> np.ndarray:
 
 
 def on_device(images: np.ndarray, draws: augment.Draws) -> np.ndarray:
-    """`augment.apply` on uint8 (N, 32, 32, 3)."""
+    """`augment.augment_batch` on uint8 (N, 32, 32, 3)."""
     return (
-        augment.apply(
+        augment.augment_batch(
             data.as_tensor(images),
             torch.from_numpy(augment.sampling_matrices(draws, images.shape[1])),
             torch.from_numpy(draws.hole),

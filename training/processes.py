@@ -45,7 +45,7 @@ class World:
         start, end = (count * rank // self.size for rank in (self.rank, self.rank + 1))
         return slice(start, end)
 
-    def add_up(self, *sums: Tensor) -> None:
+    def all_reduce(self, *sums: Tensor) -> None:
         """Replaces each of `sums` by the sum over all processes."""
         if self.size > 1:
             for each in sums:
@@ -59,7 +59,7 @@ class World:
         dist.broadcast_object_list(made)
         return made[0]
 
-    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Replaces the values of `tensors` by those in the first process."""
         if self.size > 1:
             for tensor in tensors:

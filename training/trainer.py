@@ -189,7 +189,7 @@ class Trainer:
     def evaluate(self, logits: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:
         """Mean cross-entropy and accuracy (%) on the test images, of `self.logits` by default."""
         # each process has batch-norm statistics of its own images, and the first one saves its own
-        self.world.copy_from_first(self.network.buffers())
+        self.world.broadcast(self.network.buffers())
         self.network.eval()
         sums = Sums(self.device)
         size = EVALUATION_BATCH[self.device.type]
@@ -330,5 +330,5 @@ class Sums:
     def loss_and_accuracy(self, world: World = ALONE) -> tuple[float, float]:
         """Mean cross-entropy and accuracy in percent, over the batches of all processes."""
         images = torch.tensor(self.images, device=self.loss.device)
-        world.add_up(self.loss, self.hits, images)
+        world.all_reduce(self.loss, self.hits, images)
         return self.loss.item() / images.item(), 100 * self.hits.item() / images.item()
