@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from joblib import cpu_count
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from console.errors import CONTROL_CHARACTERS, UserError
 from inputs import augment
@@ -119,11 +119,13 @@ class HostBatches:
     """
 
     def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, workers: int):
-        self.device = device
+        self.seed, self.batch_size, self.device = recipe.seed, recipe.batch_size, device
+        self.images = len(data.train_labels)
+        self.items = []  # of `AugmentedBatches`, those of the running epoch
         on_cuda = device.type == "cuda"
         self.loader = DataLoader(
             AugmentedBatches(data, recipe),
-            sampler=EpochSampler(len(data.train_labels), recipe.batch_size, recipe.seed),
+            sampler=self.items,
             batch_size=None,  # an item is a batch already
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -136,26 +138,15 @@ class HostBatches:
 
     def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
-        self.loader.sampler.epoch = epoch
+        order = augment.epoch_rng(self.seed, epoch).permutation(self.images)
+        batches = np.split(order, range(self.batch_size, self.images, self.batch_size))
+        self.items[:] = [(epoch, number, indices) for number, indices in enumerate(batches)]
         # from memory that is not pinned, a copy to MPS that is not waited for can read what the
         # next batch has put there (pytorch issue 189690)
         asynchronous = self.device.type == "cuda"
         for batch in self.loader:
             parts = (part[share(len(part))] for part in batch)
             yield tuple(part.to(self.device, non_blocking=asynchronous) for part in parts)
-
-
-class EpochSampler(Sampler):
-    """The batches of the epoch `epoch`: items (epoch, batch number, indices of the images)."""
-
-    def __init__(self, size: int, batch_size: int, seed: int):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.epoch = 1
-
-    def __iter__(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        order = augment.epoch_rng(self.seed, self.epoch).permutation(self.size)
-        for number, start in enumerate(range(0, self.size, self.batch_size)):
-            yield self.epoch, number, order[start : start + self.batch_size]
 
 
 class AugmentedBatches(Dataset):

@@ -34,14 +34,11 @@ def main() -> None:
     from records.trained_net import TrainedNet
     from training.devices import pick_device
 
-    device = pick_device(args.device)
-    net = TrainedNet(args.checkpoint).to(device)
+    net = TrainedNet(args.checkpoint).to(pick_device(args.device))
     data = load(args.dataset, args.data_dir)
     data.check_classes(net.classes, args.checkpoint)
-    with torch.inference_mode():
-        batches = [images.to(device) for images in as_tensor(data.test_images).split(500)]
-        logits = torch.cat([net(images).cpu() for images in batches])
-        mirrored = torch.cat([net(images.flip(3)).cpu() for images in batches])
+    images = as_tensor(data.test_images)
+    logits, mirrored = net.logits(images), net.logits(images.flip(3))
     labels = torch.from_numpy(data.test_labels)
     accuracy, averaged = (
         100 * (each.argmax(1) == labels).double().mean().item()

@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--explain", metavar="DIR", type=Path,
         help="also write a picture of each image with the class activation maps of its two most "
-        "probable classes; existing files are kept (default: none)",
+        "probable classes; existing files are kept",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON object per image")
     add_device_flag(parser)

@@ -65,14 +65,14 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument(
         "--holdout", metavar="N", type=number(int, at_least=1),
         help="evaluate on N of the training images, stratified by class, in place of the test set; "
-        "use it to choose settings. The images are the same for every seed (default: none)",
+        "use it to choose settings. The images are the same for every seed",
     )  # fmt: skip
     recipe = parser.add_argument_group("recipe (settings that affect the result)")
     add_setting_flags(recipe, Recipe)
     recipe.add_argument(
         "--teacher", metavar="FILE.pt", type=Path,
         help="checkpoint of a trained network; the loss also has the divergence from its "
-        "probabilities (--teacher-weight), and labels are not smoothed (default: none)",
+        "probabilities (--teacher-weight), and labels are not smoothed",
     )  # fmt: skip
     place = parser.add_argument_group("run")
     add_speed_flags(place)
@@ -82,21 +82,19 @@ def parse_arguments() -> argparse.Namespace:
         "DIR/archive/",
     )  # fmt: skip
     place.add_argument(
+        "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
+    )
+    one_of = place.add_mutually_exclusive_group()
+    one_of.add_argument(
         "--resume", action="store_true",
         help="continue the run in --out, with the same flags; draw a finished one's pictures again",
     )  # fmt: skip
-    place.add_argument(
-        "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
-    )
-    place.add_argument(
+    one_of.add_argument(
         "--find-lr", action="store_true",
         help="in place of a run, take up to 200 steps at a rising learning rate and draw the loss "
         "in DIR/plots/",
     )  # fmt: skip
-    args = parser.parse_args()
-    if args.find_lr and args.resume:
-        parser.error("--find-lr cannot be resumed: leave out --resume")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -180,7 +178,7 @@ def train(
     log: list[LogRow],
 ) -> None:
     """Trains the epochs that are left, adds each to `log` and keeps it; then draws pictures."""
-    from records.run import save_epoch, start_run
+    from records.run import best_epoch, save_epoch, start_run
 
     world, board = trainer.world, None
     config, best = prepare(args, trainer, log)
@@ -190,16 +188,16 @@ def train(
         board = Board(args.out, len(log))
     for epoch in range(len(log) + 1, args.epochs + 1):
         row = trainer.run_epoch(epoch, batches)
-        is_best = all(row.evaluated_acc > earlier.evaluated_acc for earlier in log)
+        is_best = best_epoch([*log, row]) is row
         with stop_delayed():  # an epoch is kept as a whole or not at all
             if world.is_first:
                 if epoch == 1 and (archived := start_run(args.out, config)):
                     print(f"the earlier run in {args.out} is now in {archived}", flush=True)
                 checkpoint = trainer.checkpoint([*log, row])
-                save_epoch(args.out, config, [*log, row], checkpoint, is_best)
+                save_epoch(args.out, config, [*log, row], checkpoint)
                 best = checkpoint if is_best else best
             log.append(row)
-        if world.is_first and board:
+        if board:
             board.add_epoch(row)
         print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
         warn_of_a_high_loss(row, trainer)
@@ -317,7 +315,9 @@ def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> 
 
 
 def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:
-    best = max(log, key=lambda row: row.evaluated_acc)
+    from records.run import best_epoch
+
+    best = best_epoch(log)
     minutes, seconds = divmod(round(sum(row.seconds for row in log)), 60)
     print(
         f"{names.EVALUATED[evaluated]} accuracy: last {log[-1].evaluated_acc:.2f} % (epoch "

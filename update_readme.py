@@ -33,18 +33,15 @@ def parse_arguments() -> argparse.Namespace:
         help="files to update; with README.md, also the files in docs/ that have markers "
         f"(default: {names.README})",
     )  # fmt: skip
-    parser.add_argument(
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
     )
-    parser.add_argument(
+    one_of.add_argument(
         "--compare", metavar="DIR", type=Path, nargs="+",
         help="print a table of the runs in these folders and draw their curves; no README "
-        "(default: none)",
     )  # fmt: skip
-    args = parser.parse_args()
-    if args.check and args.compare:
-        parser.error("--check and --compare do not go together")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -58,18 +55,16 @@ def main() -> None:
 
     from report.blocks import BLOCKS
 
-    marker = re.compile(rb"<!-- /?(%s) -->" % "|".join(BLOCKS).encode())
-    pages = list(args.readme)
-    if names.README.resolve() in map(Path.resolve, pages):
-        docs = sorted((names.README.parent / "docs").glob("*.md"))
-        pages += [page for page in docs if marker.search(read_page(page))]
-    texts = {page: read_page(page) for page in pages}
-    spans = {page: find_blocks(texts[page], BLOCKS, page) for page in pages}
+    texts = {page: read_page(page) for page in args.readme}
+    if names.README.resolve() in map(Path.resolve, args.readme):
+        docs = {page: read_page(page) for page in (names.README.parent / "docs").glob("*.md")}
+        texts |= {page: docs[page] for page in sorted(docs) if markers(docs[page], BLOCKS)}
+    spans = {page: find_blocks(texts[page], BLOCKS, page) for page in texts}
     if absent := [name for name in BLOCKS if not any(name in found for found in spans.values())]:
         files = ", ".join(map(str, args.readme))
         print(f"{files}: there are no markers for {', '.join(absent)}; these blocks are left out")
-    updated = {page: updated_page(texts[page], page, spans[page], args.results) for page in pages}
-    outdated = [page for page in pages if updated[page] != texts[page]]
+    updated = {page: updated_page(texts[page], page, spans[page], args.results) for page in texts}
+    outdated = [page for page in texts if updated[page] != texts[page]]
     shown = ", ".join(map(str, outdated or args.readme))
     if args.check and outdated:
         raise UserError(f"{shown}: out of date; run python update_readme.py")
@@ -99,16 +94,19 @@ def updated_page(readme: bytes, path: Path, spans: Spans, results: Path) -> byte
     return inject(readme, blocks, spans)
 
 
+def markers(readme: bytes, block_names: Iterable[str]) -> list[re.Match[bytes]]:
+    return list(re.finditer(rb"<!-- (/?)(%s) -->" % "|".join(block_names).encode(), readme))
+
+
 def find_blocks(readme: bytes, block_names: Iterable[str], path: Path) -> Spans:
     """Finds those of the named blocks whose markers are in `readme`, the content of `path`.
 
     Raises:
         UserError: there is none, or a marker is doubled, unclosed, or within another block.
     """
-    pattern = rb"<!-- (/?)(%s) -->" % "|".join(block_names).encode()
     spans: Spans = {}
     opened, start = "", 0
-    for marker in re.finditer(pattern, readme):
+    for marker in markers(readme, block_names):
         text, is_closing, name = marker[0].decode(), bool(marker[1]), marker[2].decode()
         if name in spans:
             raise UserError(f"{path}: {text} is there twice")

@@ -67,7 +67,6 @@ def main() -> None:
         f"{data.name}: original images on the left, then --augment {args.augment}. "
         f"RGB mean {mean}, std {std}"
     )
-    args.save.parent.mkdir(parents=True, exist_ok=True)
     draw_grid(np.stack(images), titles, VERSIONS + 1, text, args.save)
     folder = args.save.with_name(f"{args.save.stem}_tiles")
     write_tiles(np.stack(images), captions, folder)

@@ -26,13 +26,9 @@ FIRST_PRINTS = 10  # seconds in which the first of several processes can print t
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 INSTALL = {  # import name -> what to give to pip, unless requirements.txt has the same name
-    "onnx": "-r requirements-export.txt",
-    "onnxruntime": "-r requirements-export.txt",
-    "onnxscript": "-r requirements-export.txt",
+    **dict.fromkeys(("cv2", "PIL", "sklearn"), "-r requirements.txt"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "-r requirements-export.txt"),
     "tensorboard": "tensorboard",
-    "cv2": "-r requirements.txt",
-    "PIL": "-r requirements.txt",
-    "sklearn": "-r requirements.txt",
 }
 
 
@@ -156,11 +152,6 @@ def ranks() -> dict[str, int]:
     return {name: int(os.environ[name]) for name in alone}
 
 
-def is_one_of_several() -> bool:
-    """Whether torchrun started this process together with others."""
-    return ranks()["WORLD_SIZE"] > 1
-
-
 def is_printing_process() -> bool:
     """Whether this process prints errors; of several started by torchrun, the first one does."""
     return ranks()["LOCAL_RANK"] == 0
@@ -231,7 +222,7 @@ def run(main: Callable[[], None]) -> None:
         for each in handled:
             if signal.getsignal(each) is _stop:
                 signal.signal(each, former[each])
-    if is_one_of_several():
+    if ranks()["WORLD_SIZE"] > 1:
         _exit_at_once(status)
     if status:
         sys.exit(status)

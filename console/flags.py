@@ -29,11 +29,12 @@ def in_repository(name: str) -> Path:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to each help text that does not say it itself."""
+    """Adds the default, "none" for None, to each help text that does not say it itself."""
 
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        said = "(default: " in (action.help or "")
-        return action.help if said else super()._get_help_string(action)
+    def _get_help_string(self, action: argparse.Action) -> str:
+        said = "(default: " in action.help
+        text = action.help if said else super()._get_help_string(action)
+        return text.replace("%(default)s", "none") if action.default is None else text
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,6 @@ the file away when the recipe itself has changed.
 """
 
 import argparse
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from records.files import check_writable
 
 HOLDOUT = 5000
 
+HALF = {"affine_p": 0.25, "hole_p": 0.25}  # of the augmentation
 # changes of settings, by the names of their fields
 SETTINGS: dict[str, dict[str, float]] = {
     UNCHANGED: {},
@@ -34,16 +34,11 @@ SETTINGS: dict[str, dict[str, float]] = {
     "momentum 0.9 in Muon": {"muon_momentum": 0.9},
     "no label smoothing": {"label_smoothing": 0.0},
     "label smoothing 0.2": {"label_smoothing": 0.2},
-    "half the augmentation": {"affine_p": 0.25, "hole_p": 0.25},
+    "half the augmentation": HALF,
     "a quarter of the augmentation": {"affine_p": 0.125, "hole_p": 0.125},
-    "half the augmentation, no label smoothing": {
-        "affine_p": 0.25,
-        "hole_p": 0.25,
-        "label_smoothing": 0.0,
-    },
+    "half the augmentation, no label smoothing": {**HALF, "label_smoothing": 0.0},
     "half the augmentation, half the weight decay": {
-        "affine_p": 0.25,
-        "hole_p": 0.25,
+        **HALF,
         "weight_decay": Recipe.weight_decay / 2,
     },
     "shifts by up to 3 pixels, no scaling, no rotation": {
@@ -54,22 +49,22 @@ SETTINGS: dict[str, dict[str, float]] = {
     },
     "16x16 hole": {"hole_size": 16},
 }
-# changes of code, by the names of functions in experiments/changes.py
-CODE = {
-    "SGD alone": "sgd_alone",
-    "AdamW alone": "adamw_alone",
-    "Muon for depthwise filters too": "muon_for_depthwise_filters",
-    "twice the learning rate of Muon": "twice_muons_learning_rate",
-    "cosine schedule": "cosine_schedule",
-    "no decay of norms and biases": "no_decay_of_vectors",
-    "EMA of the weights": "average_weights",
-    "plain images at the end": "plain_images_at_the_end",
-    "mixup": "mixup",
-    "half resolution in the first third": "half_resolution_at_first",
-    "alternating flips": "alternating_flips",
-    "He initialisation": "he_initialisation",
-    "Dirac initialisation": "dirac_initialisation",
-    "whitened first layer": "whitened_first_layer",
+# what is replaced by which function of experiments/changes.py
+CODE: dict[str, dict[str, str]] = {
+    "SGD alone": {"optimizers": "sgd_alone"},
+    "AdamW alone": {"optimizers": "adamw_alone"},
+    "Muon for depthwise filters too": {"optimizers": "muon_for_depthwise_filters"},
+    "twice the learning rate of Muon": {"optimizers": "twice_muons_learning_rate"},
+    "cosine schedule": {"schedule": "cosine_schedule"},
+    "no decay of norms and biases": {"optimizers": "no_decay_of_vectors"},
+    "EMA of the weights": {"initialise": "average_weights"},
+    "plain images at the end": {"draw_epoch": "plain_images_at_the_end"},
+    "mixup": {"loss": "mixup"},
+    "half resolution in the first third": {"loss": "half_resolution_at_first"},
+    "alternating flips": {"draw_epoch": "alternating_flips"},
+    "He initialisation": {"initialise": "he_initialisation"},
+    "Dirac initialisation": {"initialise": "dirac_initialisation"},
+    "whitened first layer": {"initialise": "whitened_first_layer"},
 }
 CHANGES = (*SETTINGS, *CODE)
 
@@ -117,8 +112,7 @@ def main() -> None:
             continue
         recipe = Recipe(epochs=args.epochs, seed=seed, augment="device")
         recipe = changed(recipe, **SETTINGS.get(change, {}))
-        row = measure(change, CODE.get(change), recipe, data, device, command_line())
-        row = replace(row, commit=commit)
+        row = measure(change, CODE.get(change), recipe, data, device, command_line(), commit)
         update_rows(table, AblationRow, lambda rows, row=row: [*rows, row])
         print(f"{change}, seed {seed}: {row.val_acc:.2f} %", flush=True)
 

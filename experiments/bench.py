@@ -11,7 +11,6 @@ figures are medians over the rounds.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from console.errors import command_line, run
@@ -68,9 +67,7 @@ def main() -> None:
         f"{torch.__version__}, on {device_description(device)}; {rounds} rounds",
         flush=True,
     )
-    commit = current_commit()
-    rows = measure(setup, data, rounds, seconds, command_line())
-    rows = [replace(row, commit=commit) for row in rows]
+    rows = measure(setup, data, rounds, seconds, command_line(), current_commit())
     kept = ["device", "command", "commit"]  # the same in all rows
     print(as_table(rows).drop(columns=kept, errors="ignore").to_string(index=False))
     args.out.mkdir(parents=True, exist_ok=True)

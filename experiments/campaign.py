@@ -13,7 +13,6 @@ import argparse
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import Stopped, UserError, run
@@ -22,23 +21,14 @@ from experiments.record import record
 from records import names
 from records.files import check_writable
 
-
-@dataclass(frozen=True)
-class Run:
-    """Runs of train.py with the same flags, one for each seed."""
-
-    flags: str
-    seeds: int
-
-
-RUNS = {
-    "residual-25": Run("--model ResidualNet", seeds=3),
-    "net-25": Run("", seeds=3),
-    "residual-100": Run("--model ResidualNet --epochs 100", seeds=2),
-    "net-100": Run("--epochs 100", seeds=2),
-    "residual-200": Run("--model ResidualNet --epochs 200", seeds=3),
-    "net-200": Run("--epochs 200", seeds=3),
-    "wide-25": Run("--width 1.5", seeds=1),
+RUNS = {  # flags of train.py, and the number of runs, each with another seed
+    "residual-25": ("--model ResidualNet", 3),
+    "net-25": ("", 3),
+    "residual-100": ("--model ResidualNet --epochs 100", 2),
+    "net-100": ("--epochs 100", 2),
+    "residual-200": ("--model ResidualNet --epochs 200", 3),
+    "net-200": ("--epochs 200", 3),
+    "wide-25": ("--width 1.5", 1),
 }
 
 
@@ -65,9 +55,10 @@ def main() -> None:
     args = parse_arguments()
     check_writable(args.out)
     for name in args.only:
-        for seed in range(RUNS[name].seeds):
+        own_flags, seeds = RUNS[name]
+        for seed in range(seeds):
             out = args.out / f"{name}-seed{seed}"
-            flags = [*args.flags, *shlex.split(RUNS[name].flags), "--seed", seed, "--out", out]
+            flags = [*args.flags, *shlex.split(own_flags), "--seed", seed, "--out", out]
             if is_finished(out):
                 print(f"{out}: is finished", flush=True)
             elif status := train(*flags, *["--resume"] * (out / names.LAST).exists()):

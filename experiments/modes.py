@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -104,11 +104,6 @@ def plain_script(setup: Setup, data: ImageData, transform=plain.albumentations_t
     return runner(plain_loop(setup, data), chain.from_iterable(repeat(loader)))
 
 
-def plain_torchvision(setup: Setup, data: ImageData) -> Runner:
-    """The same with torchvision's transforms."""
-    return plain_script(setup, data, plain.torchvision_transform)
-
-
 def plain_step(setup: Setup, data: ImageData) -> Runner:
     """The plain script's step alone, on one batch that stays on the device."""
     size, side = setup.recipe.batch_size, data.train_images.shape[1]
@@ -121,7 +116,7 @@ def plain_loop(setup: Setup, data: ImageData) -> Callable[[Iterable[Batch]], Non
     """The plain script's training loop with the optimizers of train.py, without a schedule."""
     network = build_network(num_classes=len(data.classes)).to(setup.device)
     optimizers = make_optimizers(network, replace(setup.recipe, lr=setup.recipe.lr / 10))
-    return plain.training_loop(network, optimizers, setup.device)
+    return partial(plain.train, network, optimizers)
 
 
 CEILING, PLAIN = "ceiling", "plain"
@@ -131,13 +126,13 @@ MODES: dict[str, Callable[[Setup, ImageData], Runner]] = {
     "device": device,
     "loader alone": loader_alone,
     PLAIN: plain_script,
-    "plain, torchvision": plain_torchvision,
+    "plain, torchvision": partial(plain_script, transform=plain.torchvision_transform),
     "plain step": plain_step,
 }
 
 
 def measure(
-    setup: Setup, data: ImageData, rounds: int, seconds: float, command: str
+    setup: Setup, data: ImageData, rounds: int, seconds: float, command: str, commit: str
 ) -> list[BenchRow]:
     """Measures all modes in turns, `rounds` times for about `seconds` each."""
     rates = {mode: [] for mode in MODES}
@@ -172,6 +167,7 @@ def measure(
             peak_memory_mb=round(memory[mode]),
             device=device_description(setup.device),
             command=command,
+            commit=commit,
         )
         for mode, median in medians.items()
     ]
@@ -221,7 +217,7 @@ def rate(mode: str, setup: Setup, npz: Path, seconds: float) -> float:
 
 def prefetched(setup: Setup) -> int:
     """The number of steps after which no batch is left that workers made during a pause."""
-    return 2 * setup.workers + 1
+    return 4 * setup.workers + 1  # the largest prefetch_factor of the modes
 
 
 def timed(run_steps: Runner, steps: int, device: torch.device) -> tuple[int, float]:

@@ -74,30 +74,27 @@ def make_loader(data: ImageData, transform: Transform, batch_size: int, workers:
     return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)
 
 
-def training_loop(
+def train(
     network: nn.Module,
     optimizers: Sequence[Optimizer],
-    device: torch.device,
+    batches: Iterable[Batch],
     after_step: Callable[[], None] = lambda: None,
-) -> Callable[[Iterable[Batch]], None]:
-    """A function that takes a training step on each batch that it is given."""
-
-    def train(batches: Iterable[Batch]) -> None:
-        network.train()
-        total_loss, hits = 0.0, 0
-        for images, labels in batches:
-            images, labels = images.to(device), labels.to(device)
-            network.zero_grad()
-            logits = network(images)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
-            after_step()
-            total_loss += loss.item()
-            hits += (logits.argmax(1) == labels).sum().item()
-
-    return train
+) -> None:
+    """Takes a training step on each batch, on the device of `network`."""
+    device = next(network.parameters()).device
+    network.train()
+    total_loss, hits = 0.0, 0
+    for images, labels in batches:
+        images, labels = images.to(device), labels.to(device)
+        network.zero_grad()
+        logits = network(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        after_step()
+        total_loss += loss.item()
+        hits += (logits.argmax(1) == labels).sum().item()
 
 
 def train_and_evaluate(
@@ -116,9 +113,8 @@ def train_and_evaluate(
     network = build_network(num_classes=len(data.classes)).to(device)
     optimizer = AdamW(network.parameters(), ADAMW_LR)
     schedule = OneCycleLR(optimizer, ADAMW_LR, total_steps=recipe.epochs * len(loader))
-    train = training_loop(network, [optimizer], device, schedule.step)
     for _ in range(recipe.epochs):
-        train(loader)
+        train(network, [optimizer], loader, schedule.step)
         yield test_accuracy(network, DataLoader(test_set, recipe.batch_size), device)
 
 

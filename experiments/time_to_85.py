@@ -83,6 +83,7 @@ def search(
     from training.devices import device_description, pick_device
 
     table, device = args.results / names.TIME_TO_85, device_description(pick_device(args.device))
+    commit = current_commit()  # of the code that runs, so before the first run
     earlier = {row.run: row for row in read_rows(table, TimeRow)}
     for count in epochs:
         for seed in range(args.seeds):
@@ -100,7 +101,7 @@ def search(
                     seconds=round(seconds, 3),
                     device=device,
                     command=command_line(),
-                    commit=current_commit(),
+                    commit=commit,
                 )
                 update_rows(table, TimeRow, lambda rows, row=row: [*rows, row])
             known = f" (has a row in {table} already)" * (run in earlier)

@@ -90,16 +90,14 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _class_names(folders: dict[str, list[Path]], root: Path) -> tuple[str, ...]:
-    names = {split: [folder.name for folder in below] for split, below in folders.items()}
-    first, *others = names
-    for other in others:
-        if names[first] != names[other]:
-            differing = ", ".join(sorted({*names[first]} ^ {*names[other]}))
-            raise UserError(
-                f"--dataset {root}: {first}/ and {other}/ must have the same classes; only one of "
-                f"them has {differing}"
-            )
-    return check_class_names(names[first], f"--dataset {root}")
+    first, last = ([folder.name for folder in list(folders.values())[i]] for i in (0, -1))
+    if first != last:
+        differing = ", ".join(sorted({*first} ^ {*last}))
+        raise UserError(
+            f"--dataset {root}: {'/ and '.join(folders)}/ must have the same classes; only one of "
+            f"them has {differing}"
+        )
+    return check_class_names(first, f"--dataset {root}")
 
 
 def _print_skipped(files: Sequence[os.DirEntry], root: Path) -> None:
@@ -202,15 +200,15 @@ def _decode(
     )
     images = np.empty((len(paths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     is_image = np.empty(len(paths), bool)
-    bar = tqdm(total=len(paths), desc="reading images", unit="img", disable=None, leave=False)
+    results = chain.from_iterable(loader)
+    bar = tqdm(results, "reading images", len(paths), unit="img", disable=None, leave=False)
     try:
-        for index, result in enumerate(chain.from_iterable(loader)):
+        for index, result in enumerate(bar):
             if isinstance(result, str):
                 raise UserError(f"--dataset: {result}")
             is_image[index] = result is not None
             if result is not None:
                 images[index] = result
-            bar.update()
     except RuntimeError as error:  # torch's, about a worker
         raise UserError(f"--dataset {root}: {str(error).splitlines()[0]}") from error
     return (images if is_image.all() else images[is_image]), is_image

@@ -49,7 +49,6 @@ DATA_DIR = in_repository("data")
 def add_data_flags(group, default: str | None = "cifar10") -> None:
     """The flags that choose the images, for every script that loads some."""
     kinds = "; ".join(f"{source.name} ({source.description})" for source in SOURCES)
-    kinds += "" if default else " (default: none)"
     group.add_argument(
         "--dataset", metavar="SOURCE", type=dataset_name, default=default, help=kinds
     )

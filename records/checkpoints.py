@@ -114,9 +114,8 @@ def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
             shapes = build_network(checkpoint.network, **checkpoint.arguments)
             shapes.load_state_dict(checkpoint.weights, assign=True)
         network = build_network(checkpoint.network, **checkpoint.arguments)
-        network.load_state_dict(checkpoint.weights)
-        _compare_probe(network, checkpoint)
-        return network
+    load_weights(network, checkpoint, path)
+    return network
 
 
 def probe_logits(network: nn.Module) -> list[float]:

@@ -1,16 +1,4 @@
-"""Names of the files that a run or a measurement leaves in its folder.
-
-    train_log.csv           a row per finished epoch, the columns of `run.LogRow`
-    config.json             the fields of `run.Config`
-    last.pt                 a `checkpoints.Checkpoint` to resume from
-    best.pt                 a `checkpoints.Checkpoint` to use: the epoch with the best accuracy
-    confusion_matrix.csv    of best.pt on the evaluated images: counts, rows true, columns predicted
-    class_report.csv        of best.pt on the evaluated images: a row per class, `run.ClassRow`
-    plots/                  pictures
-
-Measurements over many runs, whose columns are in `evidence`: bench.csv, recipes.csv, ablation.csv,
-time_to_85.csv and, written by hand, marks.csv. runs/ has the logs of the runs in recipes.csv.
-"""
+"""Names of the files that a run or a measurement leaves in its folder."""
 
 import hashlib
 import itertools
@@ -23,12 +11,12 @@ from console.flags import in_repository
 RESULTS = in_repository("results")  # the published run
 README = in_repository("README.md")
 
-TRAIN_LOG = Path("train_log.csv")
-CONFIG = Path("config.json")
-LAST = Path("last.pt")
-BEST = Path("best.pt")
-CONFUSION_MATRIX = Path("confusion_matrix.csv")
-CLASS_REPORT = Path("class_report.csv")
+TRAIN_LOG = Path("train_log.csv")  # a row per finished epoch, the columns of `run.LogRow`
+CONFIG = Path("config.json")  # the fields of `run.Config`
+LAST = Path("last.pt")  # a `checkpoints.Checkpoint` to resume from
+BEST = Path("best.pt")  # a `checkpoints.Checkpoint` to use: the epoch with the best accuracy
+CONFUSION_MATRIX = Path("confusion_matrix.csv")  # of best.pt: counts, rows true, columns predicted
+CLASS_REPORT = Path("class_report.csv")  # of best.pt: a row per class, `run.ClassRow`
 TENSORBOARD = Path("tensorboard")
 PLOTS = Path("plots")
 ACCURACY_CURVES = PLOTS / "acc_curves.png"
@@ -62,12 +50,13 @@ RECIPES_PLOT = PLOTS / "recipes.png"  # experiments.record
 
 EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on, and its name
 
+# measurements over many runs, whose columns are in `evidence`
 BENCH = Path("bench.csv")
 RECIPES = Path("recipes.csv")
-RECORDED_LOGS = Path("runs")
+RECORDED_LOGS = Path("runs")  # the logs of the runs in recipes.csv
 ABLATION = Path("ablation.csv")
 TIME_TO_85 = Path("time_to_85.csv")
-MARKS = Path("marks.csv")
+MARKS = Path("marks.csv")  # results of others, written by hand
 
 
 def tile_name(index: int, class_name: str) -> str:

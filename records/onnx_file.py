@@ -18,9 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from recipe import IMAGE_SIZE
-from records.trained_net import TrainedNet
-
-BATCH = 500
+from records.trained_net import BATCH, TrainedNet
 
 
 def onnx_bytes(net: TrainedNet) -> bytes:

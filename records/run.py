@@ -117,6 +117,11 @@ def continue_run(out: Path, config: Config, log: Sequence[LogRow]) -> Config:
     return config
 
 
+def best_epoch(log: Sequence[LogRow]) -> LogRow:
+    """The epoch with the highest accuracy, the first one of equals."""
+    return max(log, key=lambda row: row.evaluated_acc)
+
+
 def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Checkpoint:
     """best.pt of the run that `last` continues after `log`.
 
@@ -126,7 +131,7 @@ def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Check
     Raises:
         UserError: best.pt is of another network or epoch than the log's best.
     """
-    best_row, path = max(log, key=lambda row: row.evaluated_acc), out / names.BEST
+    best_row, path = best_epoch(log), out / names.BEST
     if best_row.epoch == last.epoch:
         best = replace(last, training=None)
         save_checkpoint(path, best)
@@ -147,12 +152,10 @@ def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Check
     return best
 
 
-def save_epoch(
-    out: Path, config: Config, log: Sequence[LogRow], checkpoint: Checkpoint, is_best: bool
-) -> None:
+def save_epoch(out: Path, config: Config, log: Sequence[LogRow], checkpoint: Checkpoint) -> None:
     """Writes the state after the last epoch in `log`, of which `checkpoint` is the network."""
     save_checkpoint(out / names.LAST, checkpoint)
-    if is_best:  # after last.pt, from which `best_checkpoint` can restore it
+    if best_epoch(log) is log[-1]:  # after last.pt, from which `best_checkpoint` can restore it
         save_checkpoint(out / names.BEST, replace(checkpoint, training=None))
     write_table(out / names.TRAIN_LOG, log)
     write_config(out, replace(config, updated=now()))

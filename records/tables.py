@@ -11,7 +11,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from console.errors import UserError
-from records.files import existing, replacing
+from records.files import replacing
 
 Row = TypeVar("Row")
 
@@ -55,13 +55,6 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
             return validated(list[kind], list(csv.DictReader(file, strict=True)))
     except (ValueError, csv.Error, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
-
-
-def read_table(path: Path, kind: type) -> pd.DataFrame:
-    """What `read_rows` reads, as a table; UserError unless it has a row at least."""
-    if rows := read_rows(existing(path), kind):
-        return as_table(rows)
-    raise UserError(f"{path} has no rows")
 
 
 def update_rows(path: Path, kind: type[Row], change: Callable[[list[Row]], list[Row]]) -> None:

@@ -20,6 +20,8 @@ from model import Normalise
 from recipe import IMAGE_SIZE
 from records.checkpoints import load_checkpoint, network_of
 
+BATCH = 500
+
 
 class TrainedNet(nn.Module):
     """Images uint8 (B, 3, 32, 32) RGB -> logits (B, classes), in evaluation mode.
@@ -57,8 +59,13 @@ class TrainedNet(nn.Module):
         `inputs.image_files.read_image` reads such an image from a file of any size.
         """
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            return self(batch.to(self.normalise.scale.device)).softmax(1).cpu().numpy()
+        return self.logits(batch).softmax(1).numpy()
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, classes), on the CPU, of any number of images, in batches."""
+        device = self.normalise.scale.device
+        return torch.cat([self(batch.to(device)).cpu() for batch in images.split(BATCH)])
 
 
 def _check(images: Tensor) -> None:

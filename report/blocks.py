@@ -25,7 +25,7 @@ from report.evidence_tables import (
     time_table,
 )
 from report.layer_table import layer_table, tally_table
-from report.markdown import escaped, heading, image, row
+from report.markdown import escaped, image, row, table
 from report.pictures import tile_caption
 
 
@@ -78,8 +78,7 @@ def headline(run: FinishedRun) -> str:
         escaped(config.dataset),
         f"{len(log)} epochs in {minutes}",
     )
-    header = heading("parameters", f"{run.evaluated} accuracy", "data set", "training")
-    return f"{header}\n{row(*cells)}"
+    return table(("parameters", f"{run.evaluated} accuracy", "data set", "training"), [cells])
 
 
 def results_table(run: FinishedRun) -> str:
@@ -100,8 +99,7 @@ def results_table(run: FinishedRun) -> str:
         "Command": escaped(config.command),
         "Updated": escaped(config.updated),
     }
-    lines = [row(name, value) for name, value in rows.items()]
-    return "\n".join([heading("figure", "value"), *lines])
+    return table(("figure", "value"), rows.items())
 
 
 def plots(run: FinishedRun) -> str:
@@ -125,11 +123,11 @@ def check_confusion(run: FinishedRun) -> None:
 
 
 def class_table(run: FinishedRun) -> str:
-    lines = [heading("class", "precision:", "recall:", "F1:", "images:")]
+    rows = []
     for each in read_rows(existing(run.results / names.CLASS_REPORT), ClassRow):
         figures = (f"{figure:.1f} %" for figure in (each.precision, each.recall, each.f1))
-        lines.append(row(escaped(each.name), *figures, f"{each.images:,}"))
-    return "\n".join(lines)
+        rows.append((escaped(each.name), *figures, f"{each.images:,}"))
+    return table(("class", "precision:", "recall:", "F1:", "images:"), rows)
 
 
 def tile_gallery(run: FinishedRun) -> str:
@@ -179,11 +177,11 @@ def visualization(run: FinishedRun) -> str:
 
 
 def constraints(run: FinishedRun) -> str:
-    lines = [
-        row(each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
+    rows = (
+        (each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
         for each in check(run.network)
-    ]
-    return "\n".join([heading("constraint", "kept", "found in the network"), *lines])
+    )
+    return table(("constraint", "kept", "found in the network"), rows)
 
 
 def model_summary(run: FinishedRun) -> str:

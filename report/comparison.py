@@ -4,33 +4,27 @@ from pathlib import Path
 
 from records import names
 from records.run import evaluated_on, read_config, read_log
-from report.markdown import escaped, heading, row
+from report.markdown import escaped, table
 from report.pictures import draw_comparison
 
 
 def compare(runs: list[Path], picture: Path) -> str:
     """A Markdown table of the runs in these folders; draws their accuracies at `picture`."""
-    header = heading(
-        *("run", "parameters:", "epochs:", "last accuracy:", "best accuracy:", "on", "time:"),
-        "command",
-    )
-    lines, logs = [header], {}
+    rows, logs = [], {}
     for folder in dict.fromkeys(runs):
         config, log = read_config(folder), read_log(folder)
         name = evaluated_on(log)
         accuracy, logs[str(folder)] = log[f"{name}_acc"], log
-        lines.append(
-            row(
-                escaped(str(folder)),
-                f"{config.parameters:,}",
-                len(log),
-                f"{accuracy.iloc[-1]:.2f} %",
-                f"{accuracy.max():.2f} %",
-                names.EVALUATED[name],
-                f"{log.seconds.sum() / 60:.1f} min",
-                escaped(config.command),
-            )
+        figures = (
+            f"{config.parameters:,}",
+            len(log),
+            f"{accuracy.iloc[-1]:.2f} %",
+            f"{accuracy.max():.2f} %",
+            names.EVALUATED[name],
+            f"{log.seconds.sum() / 60:.1f} min",
         )
-    picture.parent.mkdir(parents=True, exist_ok=True)
+        rows.append((escaped(str(folder)), *figures, escaped(config.command)))
     draw_comparison(logs, picture)
-    return "\n".join([*lines, "", f"Their accuracy by epoch is drawn in {picture}."])
+    titles = ("parameters:", "epochs:", "last accuracy:", "best accuracy:", "on", "time:")
+    figures = table(("run", *titles, "command"), rows)
+    return f"{figures}\n\nTheir accuracy by epoch is drawn in {picture}."

@@ -8,8 +8,8 @@ import pandas as pd
 
 from records import names
 from records.evidence import TARGET, UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow, TimeRow
-from records.tables import as_table, read_rows, read_table
-from report.markdown import escaped, heading, row
+from records.tables import as_table, read_rows
+from report.markdown import escaped, table
 
 
 def by_recipe(rows: Sequence[RecipeRow]) -> list[pd.DataFrame]:
@@ -25,55 +25,45 @@ def recipes_table(results: Path) -> str | None:
     rows = read_rows(results / names.RECIPES, RecipeRow)
     if not rows:
         return None
-    figures = ("epochs:", "test accuracy (%):", "runs:")
-    lines = [heading("network", "parameters:", "constraints kept", *figures)]
+    cells = []
     for group in by_recipe(rows):
         run = group.iloc[0]
-        model = ", ".join([run.model, *run.remarks])
-        lines.append(
-            row(
-                f"**{escaped(model)}**",
-                f"{run.params:,}",
-                run.constraints_kept or "not recorded",
-                run.epochs,
-                f"**{mean_and_spread(group.test_acc)}**",
-                len(group),
-            )
-        )
+        model = f"**{escaped(', '.join([run.model, *run.remarks]))}**"
+        kept, accuracy = run.constraints_kept or "not recorded", mean_and_spread(group.test_acc)
+        cells.append((model, f"{run.params:,}", kept, run.epochs, f"**{accuracy}**", len(group)))
     for mark in read_rows(results / names.MARKS, Mark):
         who = escaped(mark.who)
         who = f"[{who}]({mark.source})" if mark.source else who
         figures = (mark.constraints_kept, mark.epochs, f"{mark.test_acc:g}")
-        lines.append(row(who, f"{mark.params:,}", *map(escaped, figures), ""))
-    return "\n".join(lines)
+        cells.append((who, f"{mark.params:,}", *map(escaped, figures), ""))
+    figures = ("epochs:", "test accuracy (%):", "runs:")
+    return table(("network", "parameters:", "constraints kept", *figures), cells)
 
 
 def ablation_table(results: Path) -> str | None:
     """What experiments.ablation measured: each change against the same seeds without one."""
-    if not (results / names.ABLATION).is_file():
+    rows = read_rows(results / names.ABLATION, AblationRow)
+    if not rows:
         return None
     same_run = ["change", "epochs", "seed", "dataset"]
-    runs = read_table(results / names.ABLATION, AblationRow).drop_duplicates(same_run)
+    runs = as_table(rows).drop_duplicates(same_run)
     unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:])[["val_acc", "val_loss"]]
     runs = runs.join(unchanged.add_prefix("unchanged_"), on=same_run[1:])
     runs = runs.sort_values("epochs", kind="stable")
-    figures = ("held-out accuracy (%):", "difference:", "held-out loss:", "difference:")
-    lines = [heading("change", "epochs:", *figures, "accuracy with flips averaged (%):", "runs:")]
+    cells = []
     for (change, epochs, _), group in runs.groupby(["change", "epochs", "dataset"], sort=False):
         pairs = group[group.unchanged_val_acc.notna() & (group.change != UNCHANGED)]
-        lines.append(
-            row(
-                escaped(change),
-                epochs,
-                mean_and_spread(group.val_acc),
-                mean_and_spread(pairs.val_acc - pairs.unchanged_val_acc, "+.2f"),
-                f"{group.val_loss.mean():.4f}",
-                mean_and_spread(pairs.val_loss - pairs.unchanged_val_loss, "+.4f"),
-                f"{group.val_acc_flipped.mean():.2f}",
-                len(group),
-            )
+        figures = (
+            mean_and_spread(group.val_acc),
+            mean_and_spread(pairs.val_acc - pairs.unchanged_val_acc, "+.2f"),
+            f"{group.val_loss.mean():.4f}",
+            mean_and_spread(pairs.val_loss - pairs.unchanged_val_loss, "+.4f"),
+            f"{group.val_acc_flipped.mean():.2f}",
         )
-    return "\n".join(lines)
+        cells.append((escaped(change), epochs, *figures, len(group)))
+    titles = ("held-out accuracy (%):", "difference:", "held-out loss:", "difference:")
+    titles += ("accuracy with flips averaged (%):", "runs:")
+    return table(("change", "epochs:", *titles), cells)
 
 
 def bench_table(results: Path) -> str | None:
@@ -81,8 +71,8 @@ def bench_table(results: Path) -> str | None:
     rows = read_rows(results / names.BENCH, BenchRow)
     if not rows:
         return None
-    lines = [
-        row(
+    cells = (
+        (
             escaped(each.mode),
             f"{each.images_per_second:,.0f}",
             f"{each.slowest:,.0f} to {each.fastest:,.0f}",
@@ -91,12 +81,10 @@ def bench_table(results: Path) -> str | None:
             f"{each.peak_memory_mb:,.0f} MB",
         )
         for each in rows
-    ]
-    header = heading(
-        *("mode", "images/s:", "slowest to fastest round:", "of the ceiling:", "x plain:"),
-        "peak memory:",
     )
-    return "\n".join([header, *lines, "", f"`{rows[0].command}` on {escaped(rows[0].device)}."])
+    titles = ("mode", "images/s:", "slowest to fastest round:", "of the ceiling:", "x plain:")
+    figures = table((*titles, "peak memory:"), cells)
+    return f"{figures}\n\n`{rows[0].command}` on {escaped(rows[0].device)}."
 
 
 def time_table(results: Path) -> str | None:
@@ -113,8 +101,7 @@ def _time_table(dataset: str, device: str, runs: pd.DataFrame) -> str:
     groups = list(runs.groupby(["script", "epochs"]))
     reached = [group for _, group in groups if group.test_acc.min() > TARGET]
     shortest = min((group.seconds.median() for group in reached), default=math.nan)
-    titles = ("script", "epochs:", "test accuracy (%):", f"above {TARGET} %", "runs:")
-    lines = [heading(*titles, "minutes:", "x shortest:")]
+    rows = []
     for (script, epochs), group in groups:
         lowest, highest, seconds = *group.test_acc.agg(["min", "max"]), group.seconds.median()
         cells = (
@@ -124,9 +111,10 @@ def _time_table(dataset: str, device: str, runs: pd.DataFrame) -> str:
             f"{seconds / 60:.1f}",
             "" if math.isnan(shortest) else f"{seconds / shortest:.2f}",
         )
-        lines.append(row(escaped(script), epochs, *cells))
+        rows.append((escaped(script), epochs, *cells))
+    titles = ("script", "epochs:", "test accuracy (%):", f"above {TARGET} %", "runs:")
     last = f"On {escaped(dataset)}, {escaped(device)}; the last run: `{runs.command.iloc[-1]}`."
-    return "\n".join([*lines, "", last])
+    return f"{table((*titles, 'minutes:', 'x shortest:'), rows)}\n\n{last}"
 
 
 def mean_and_spread(values: pd.Series, form: str = ".2f") -> str:

@@ -5,7 +5,7 @@ from torch import nn
 
 from constraints.trace import trace
 from recipe import IMAGE_SIZE
-from report.markdown import heading, row
+from report.markdown import table
 
 
 def layer_table(network: nn.Module) -> str:
@@ -16,16 +16,16 @@ def layer_table(network: nn.Module) -> str:
 
 def tally_table(network: nn.Module) -> str:
     """The receptive-field tally as a Markdown table, one row per layer."""
-    figures = ("k:", "s:", "d:", "RF in:", "RF out:", "jump in:", "jump out:")
-    lines = [heading("layer", *figures)]
+    rows = []
     for layer in trace(network).tally:
         motion, before, after = layer.motion, layer.before, layer.after
         pairs = (
             *(motion.kernel, motion.stride, motion.dilation),
             *(before.rf, after.rf, before.jump, after.jump),
         )
-        lines.append(row(layer, *(f"{h}" if h == w else f"{h}x{w}" for h, w in pairs)))
-    return "\n".join(lines)
+        rows.append((layer, *(f"{h}" if h == w else f"{h}x{w}" for h, w in pairs)))
+    figures = ("k:", "s:", "d:", "RF in:", "RF out:", "jump in:", "jump out:")
+    return table(("layer", *figures), rows)
 
 
 def count_mult_adds(network: nn.Module) -> int:

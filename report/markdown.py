@@ -3,6 +3,7 @@
 import html
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,14 +22,15 @@ def _without_markup(text: str) -> str:
     return re.sub(markup, lambda found: f"&#{ord(found[0])};", quoted, flags=re.IGNORECASE)
 
 
+def table(titles: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table; a column is right-aligned if its title ends in a colon."""
+    rules = ("---:" if title.endswith(":") else "---" for title in titles)
+    head = (row(*(title.rstrip(":") for title in titles)), f"|{'|'.join(rules)}|")
+    return "\n".join([*head, *(row(*cells) for cells in rows)])
+
+
 def row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def heading(*titles: str) -> str:
-    """The first two lines of a table; a column is right-aligned if its title ends in a colon."""
-    rules = ("---:" if title.endswith(":") else "---" for title in titles)
-    return f"{row(*(title.rstrip(':') for title in titles))}\n|{'|'.join(rules)}|"
 
 
 def image(path: Path, readme_folder: Path, alt: str, width: int) -> str:

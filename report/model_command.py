@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument(
         "--save", metavar="DIR", type=Path,
         help=f"also draw its blocks and its receptive field, {names.BLOCK_DIAGRAM.name} and "
-        f"{names.RECEPTIVE_FIELD.name} in DIR (default: none)",
+        f"{names.RECEPTIVE_FIELD.name} in DIR",
     )  # fmt: skip
     args = parser.parse_args()
     if args.save:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from constraints.recording import private_copy
 from constraints.trace import Layer, trace
 from model import count_parameters
 from recipe import IMAGE_SIZE
@@ -46,10 +46,8 @@ def draw_network(
         image: uint8 (H, W, 3), enlarged or not, behind the receptive field; or None.
         effective: of `activation_map.effective_receptive_field`, for a second panel.
     """
-    with private_copy(network) as copy:
-        layers = trace(copy).layers
-        found = boxes(copy, layers)
-    draw_blocks(found, folder / names.BLOCK_DIAGRAM.name)
+    layers = trace(network).layers
+    draw_blocks(boxes(network, layers), folder / names.BLOCK_DIAGRAM.name)
     draw_receptive_field(layers, image, folder / names.RECEPTIVE_FIELD.name, effective)
 
 
@@ -110,12 +108,7 @@ def _arrow(axes: Axes, start: tuple, end: tuple, **style: str) -> None:
 
 
 def boxes(network: nn.Module, layers: list[Layer]) -> list[Box]:
-    """What the diagram shows, in the order in which it runs; the last one is the output.
-
-    Args:
-        network: from `private_copy`, because its parameters change.
-        layers: its trace.
-    """
+    """What the diagram shows of `layers`, in the order in which they run; the output is last."""
     known = dict(network.named_modules())
     maps = [layer for layer in layers if 1 not in layer.motion.after]
     groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
@@ -180,14 +173,11 @@ def _with_shortcut(network: nn.Module, modules: dict[str, nn.Module]) -> set[str
         for hook in hooks:
             hook.remove()
         for name, module in modules.items():
-            if module not in calls:  # a list of modules, for example
-                continue
-            for parameter in module.parameters():
-                parameter.zero_()
-            args, kwargs = calls[module]
-            output = module(*args, **kwargs)
-            if isinstance(output, Tensor) and output.std() > 0:
-                found.add(name)
+            if module in calls:  # a list of modules, for example, is not called
+                zeros = {key: torch.zeros_like(x) for key, x in module.named_parameters()}
+                output = functional_call(module, zeros, *calls[module])
+                if isinstance(output, Tensor) and output.std() > 0:
+                    found.add(name)
     return found
 
 

@@ -58,11 +58,12 @@ def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
 
 
 def _curve_axes(size: tuple[float, float] = (6, 4), **labels: str) -> Axes:
-    return Figure(figsize=size, dpi=DPI).add_axes([0.12, 0.12, 0.86, 0.82], **labels)
+    axes = Figure(figsize=size, dpi=DPI).add_axes([0.12, 0.12, 0.86, 0.82], **labels)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return axes
 
 
 def _save_curves(axes: Axes, path: Path) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
     save(axes.figure, path)
@@ -75,9 +76,7 @@ def draw_range_test(
     axes = _curve_axes(xlabel="--lr, per image of a batch", ylabel="smoothed cross-entropy")
     axes.semilogx(rates, losses, color=EVALUATED_COLOR)
     axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=f"steepest at {steepest:.1g}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save(axes.figure, path)
+    _save_curves(axes, path)
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> Figure:
@@ -88,7 +87,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path:
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="% of the true class")
     if len(classes) <= ANNOTATED_CLASSES:
-        labels = [_shortened(name) for name in classes]
+        labels = [shortened(name) for name in classes]
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", parse_math=False)
         axes.set_yticks(range(len(labels)), labels, parse_math=False)
         for (row, column), value in np.ndenumerate(percent):
@@ -126,7 +125,7 @@ def draw_grid(
         canvas[top : top + side, left : left + side] = enlarged
         style = {"size": 8, "color": colors[index] if colors else RIGHT_COLOR}
         x, y = (left + side / 2) / width, 1 - (top - 4) / height
-        figure.text(x, y, _shortened(title), ha="center", parse_math=False, **style)
+        figure.text(x, y, shortened(title), ha="center", parse_math=False, **style)
     figure.figimage(canvas)
     return save(figure, path)
 
@@ -165,8 +164,8 @@ def tile_caption(path: Path) -> str:
         return str(image.info.get(TITLE, ""))
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= 26 else f"{name[:23]}..."
+def shortened(text: str, length: int = 26) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def save(figure: Figure, path: Path) -> Figure:

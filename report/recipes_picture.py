@@ -56,4 +56,4 @@ def _label(group: pd.DataFrame) -> str:
     runs = f"{len(group)} run{'s' * (len(group) > 1)}"
     first = f"{group.test_acc.mean():.2f} %  {row.model}, {row.epochs} epochs"
     lines = first, ", ".join([runs, *devices, *row.remarks])
-    return "\n".join(line if len(line) <= 58 else f"{line[:55]}..." for line in lines)
+    return "\n".join(pictures.shortened(line, 58) for line in lines)

@@ -49,22 +49,23 @@ def draw_results(
     title = f"{names.EVALUATED[data.evaluated]} accuracy {accuracy:.2f} %, epoch {best.epoch}"
     confusion = out / names.CONFUSION_PLOT
     pictures.draw_curves(as_table(log), out)
-    explained = _draw_network(out, trainer)
+    shown = np.random.default_rng(0).permutation(len(predictions))[: pictures.GRID_IMAGES]
+    explained = _draw_network(out, trainer, data.test_images[shown[0]])
     return {
         "cm": pictures.draw_confusion(counts, data.classes, title, confusion),
-        "misclassified_grid": _draw_predictions(out, trainer, probabilities, explained),
+        "misclassified_grid": _draw_predictions(out, trainer, probabilities, shown, explained),
         "augmented_samples_grid": _draw_augmented(out, data.classes, first_batch),
     }
 
 
-def _draw_network(out: Path, trainer: Trainer) -> bool:
+def _draw_network(out: Path, trainer: Trainer, image: np.ndarray) -> bool:
     """Blocks and receptive field; returns whether the network has class activation maps."""
     network, images, effective = trainer.network, trainer.data.test_images, None
     try:
         effective = effective_receptive_field(network, _normalised(trainer, images[:256]))
     except UserError as error:
         print_error(f"{error}; the pictures do without such maps")
-    draw_network(network, images[_shown(trainer)[0]], out / names.PLOTS, effective)
+    draw_network(network, image, out / names.PLOTS, effective)
     return effective is not None
 
 
@@ -73,18 +74,11 @@ def _normalised(trainer: Trainer, images: np.ndarray) -> Tensor:
     return trainer.normalise(batch.to(trainer.device))
 
 
-def _shown(trainer: Trainer) -> np.ndarray:
-    """The numbers of the test images in the grid and the tiles."""
-    images = len(trainer.data.test_labels)
-    return np.random.default_rng(0).permutation(images)[: pictures.GRID_IMAGES]
-
-
 def _draw_predictions(
-    out: Path, trainer: Trainer, probabilities: np.ndarray, explained: bool
+    out: Path, trainer: Trainer, probabilities: np.ndarray, shown: np.ndarray, explained: bool
 ) -> Figure:
-    """Random images and the most confident mistakes, with their predictions; returns the latter."""
-    data, shown = trainer.data, _shown(trainer)
-    kind = names.EVALUATED[data.evaluated]
+    """The images `shown` and the most confident mistakes; returns the picture of the latter."""
+    data, kind = trainer.data, names.EVALUATED[trainer.data.evaluated]
     class_names = np.array(data.classes)
     true, predicted = class_names[data.test_labels], class_names[probabilities.argmax(1)]
 

@@ -12,14 +12,14 @@ from inputs.image_data import hold_out
 from recipe import Network, Recipe
 from records import names
 from records.evidence import UNCHANGED, AblationRow
-from records.tables import read_table
+from records.tables import read_rows
 
 RECIPE = Recipe(epochs=2, batch_size=32, augment="device", network=Network(width=0.25))
 
 
 def loss_with(change: str, data) -> float:
     recipe = changed(RECIPE, **SETTINGS.get(change, {}))
-    row = measure(change, CODE.get(change), recipe, data, torch.device("cpu"), "a command")
+    row = measure(change, CODE.get(change), recipe, data, torch.device("cpu"), "a command", "")
     assert 0 <= row.val_acc <= 100
     return row.val_loss
 
@@ -52,5 +52,5 @@ def test_the_command_keeps_a_row_per_run_and_repeats_none(small_data, tmp_path, 
     assert first.status == 0, first.err
     again = run_script("experiments.ablation", *flags, "--only", "batch of 64")
     assert "has a row" in again.out
-    (row,) = read_table(tmp_path / names.ABLATION, AblationRow).to_dict("records")
-    assert row["command"].startswith("python -m experiments.ablation --dataset digits")
+    (row,) = read_rows(tmp_path / names.ABLATION, AblationRow)
+    assert row.command.startswith("python -m experiments.ablation --dataset digits")

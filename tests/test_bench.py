@@ -11,7 +11,7 @@ from experiments import modes
 from records import names
 from records.evidence import BenchRow
 from records.run import archive_earlier_bench
-from records.tables import read_table, write_table
+from records.tables import as_table, read_rows, write_table
 
 
 def test_quick_bench(small_npz, tmp_path):
@@ -30,7 +30,7 @@ def test_quick_bench(small_npz, tmp_path):
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
-    table = read_table(tmp_path / names.BENCH, BenchRow).set_index("mode")
+    table = as_table(read_rows(tmp_path / names.BENCH, BenchRow)).set_index("mode")
     assert list(table.index) == list(modes.MODES)
     speed = table.images_per_second
     assert (speed > 0).all()
@@ -72,7 +72,7 @@ def test_an_earlier_measurement_is_kept(tmp_path):
     archive_earlier_bench(tmp_path)
     assert not (tmp_path / "bench.csv").exists()
     (kept,) = tmp_path.glob("archive/*/bench.csv")
-    assert read_table(kept.parent / names.BENCH, BenchRow).to_dict("records") == [vars(row)]
+    assert read_rows(kept.parent / names.BENCH, BenchRow) == [row]
 
 
 def test_bad_input(small_npz, tmp_path):

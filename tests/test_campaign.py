@@ -7,31 +7,31 @@ from runs import run_script
 from experiments import campaign
 from records import names
 from records.evidence import RecipeRow
-from records.tables import read_table
+from records.tables import read_rows
 
 
 def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, capfd):
     flags = "--width 0.25 --batch-size 32 --epochs 1"
-    monkeypatch.setattr(campaign, "RUNS", {"small": campaign.Run(flags, seeds=2)})
+    monkeypatch.setattr(campaign, "RUNS", {"small": (flags, 2)})
     (tmp_path / "small-seed0").write_text("a file in the way")
     flags = ("--out", tmp_path, "--results", tmp_path, "--only", "small", "--")
     run = ("experiments.campaign", *flags, "--dataset", small_npz)
     outcome = run_script(*run)
     assert (outcome.status, outcome.err) == (0, "")
     assert "small-seed0: failed with status 1, skipped" in outcome.out
-    (row,) = read_table(tmp_path / names.RECIPES, RecipeRow).to_dict("records")
-    assert row["seed"] == 1
-    assert row["command"].startswith(f"python train.py --dataset {small_npz} --width 0.25")
+    (row,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    assert row.seed == 1
+    assert row.command.startswith(f"python train.py --dataset {small_npz} --width 0.25")
 
     (tmp_path / "small-seed0").unlink()
     (tmp_path / "small-seed1").rename(tmp_path / "small-seed0")
-    monkeypatch.setitem(campaign.RUNS, "small", campaign.Run("", seeds=1))
+    monkeypatch.setitem(campaign.RUNS, "small", ("", 1))
     capfd.readouterr()
     (tmp_path / names.RECIPES).unlink()  # as if the campaign had been killed before
     again = run_script(*run)
     assert "small-seed0: is finished" in again.out
     assert capfd.readouterr().out == ""
-    assert len(read_table(tmp_path / names.RECIPES, RecipeRow)) == 1
+    assert len(read_rows(tmp_path / names.RECIPES, RecipeRow)) == 1
 
 
 def test_a_bad_flag_for_train_py_ends_the_campaign(tmp_path, capfd):

@@ -34,7 +34,7 @@ from train import parse_arguments
         (["--seed", "9" * 400], ["--seed"]),
         (["--limit-train", "0"], ["--limit-train"]),
         (["--holdout", "0"], ["--holdout"]),
-        (["--find-lr", "--resume"], ["--find-lr", "leave out --resume"]),
+        (["--find-lr", "--resume"], ["--resume: not allowed with argument --find-lr"]),
         (["--device", "gpu"], ["--device", "auto, cpu, cuda, cuda:N or mps", "'gpu'"]),
         (["--device", "cuda:99"], ["--device cuda:99", "not on this machine"]),
         (["--device", "cpu:1"], ["--device", "'cpu:1'"]),

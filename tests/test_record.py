@@ -12,13 +12,13 @@ from recipe import Recipe
 from records import evidence, names
 from records.evidence import RecipeRow
 from records.run import read_config, read_log
-from records.tables import read_rows, read_table, write_table
+from records.tables import read_rows, write_table
 from report.blocks import BLOCKS, FinishedRun
 from report.recipes_picture import draw_recipes
 
 
 def rows(results):
-    return read_table(results / names.RECIPES, RecipeRow).to_dict("records")
+    return [vars(row) for row in read_rows(results / names.RECIPES, RecipeRow)]
 
 
 def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):

@@ -26,7 +26,7 @@ from records.run import (
     write_config,
     write_confusion,
 )
-from records.tables import read_table, write_table
+from records.tables import read_rows, write_table
 from report.results import write_class_report
 
 ROW = LogRow(
@@ -74,17 +74,17 @@ def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
     path = tmp_path / names.MARKS
     header = ",".join(field.name for field in fields(Mark))
     path.write_text(f"{header}\nNA,,1,no,?,85\n")
-    (mark,) = read_table(path, Mark).to_dict("records")
-    assert (mark["who"], mark["source"]) == ("NA", "")
+    (mark,) = read_rows(path, Mark)
+    assert (mark.who, mark.source) == ("NA", "")
     path.write_text(f"{header}\nNA,,1,no,?,\n")
     with pytest.raises(UserError, match=r"marks\.csv"):
-        read_table(path, Mark)
+        read_rows(path, Mark)
 
 
 def test_broken_bench_is_named(tmp_path):
     (tmp_path / "bench.csv").write_text("mode,images_per_second\nceiling,fast\n")
     with pytest.raises(UserError, match=r"bench\.csv"):
-        read_table(tmp_path / names.BENCH, BenchRow)
+        read_rows(tmp_path / names.BENCH, BenchRow)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"started": "today"}'])
@@ -199,8 +199,8 @@ def test_class_names_that_look_like_numbers_stay_as_they_are(names_, tmp_path):
     table = read_confusion(tmp_path)
     assert tuple(table.index) == tuple(table.columns) == names_
     write_class_report(tmp_path, np.arange(3), np.arange(3), names_)
-    report = read_table(tmp_path / names.CLASS_REPORT, ClassRow)
-    assert tuple(report.name) == names_
+    report = read_rows(tmp_path / names.CLASS_REPORT, ClassRow)
+    assert tuple(row.name for row in report) == names_
 
 
 @pytest.mark.parametrize(

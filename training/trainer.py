@@ -146,8 +146,8 @@ class Trainer:
             disable=None if self.world.is_first else True,
             leave=False,
         )
-        share = self.recipe.batch_size / self.world.size  # images of a batch in this process
-        recent = deque(maxlen=math.ceil(STATISTICS_IMAGES / share))
+        # as many batches as hold STATISTICS_IMAGES images in this process
+        recent = deque(maxlen=-(-STATISTICS_IMAGES * self.world.size // self.recipe.batch_size))
         train_loss, train_acc = self.train(bar, recent)
         # the running statistics lag behind the weights, by a lot if an epoch has few steps
         update_bn((self.normalise(images) for images in recent), self.network)
