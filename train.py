@@ -13,8 +13,6 @@ Leaves a log, checkpoints and pictures in the folder --out (records/names.py lis
 from __future__ import annotations
 
 import argparse
-import math
-import shlex
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +38,14 @@ from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
 from records.files import check_writable, sole_writer
+from training.progress import (
+    explained_peak,
+    how_to_resume,
+    print_data,
+    print_epoch,
+    print_summary,
+    warn_of_a_high_loss,
+)
 
 if TYPE_CHECKING:  # at run time they are imported after the flags are checked
     import torch
@@ -74,17 +80,17 @@ def parse_arguments() -> argparse.Namespace:
         help="checkpoint of a trained network; the loss also has the divergence from its "
         "probabilities (--teacher-weight), and labels are not smoothed",
     )  # fmt: skip
-    place = parser.add_argument_group("run")
-    add_speed_flags(place)
-    place.add_argument(
+    run_flags = parser.add_argument_group("run")
+    add_speed_flags(run_flags)
+    run_flags.add_argument(
         "--out", metavar="DIR", type=Path, default=names.RESULTS,
         help="folder of the run; after the first epoch, an earlier run in it is moved to "
         "DIR/archive/",
     )  # fmt: skip
-    place.add_argument(
+    run_flags.add_argument(
         "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
     )
-    one_of = place.add_mutually_exclusive_group()
+    one_of = run_flags.add_mutually_exclusive_group()
     one_of.add_argument(
         "--resume", action="store_true",
         help="continue the run in --out, with the same flags; draw a finished one's pictures again",
@@ -115,7 +121,8 @@ def main() -> None:
     from training.failures import explained_failures
     from training.processes import join, this_process
 
-    world, log = this_process(), []  # the epochs that are finished
+    world = this_process()
+    log = []  # the finished epochs
     device = pick_device(args.device, world)
     quiet = nullcontext() if world.is_first else redirect_stdout(None)
     with explained_failures(lambda: how_to_resume(args, world, log), world), quiet:
@@ -152,22 +159,21 @@ def make_trainer(
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
     check_output(network, len(data.classes))
-    replaced, teacher = {}, None  # what differs from the defaults of Trainer
+    options, teacher = {}, None  # those of Trainer that differ from their defaults
     if args.find_lr:
-        replaced["schedule"] = rising_schedule
+        options["schedule"] = rising_schedule
     if args.teacher:
         teacher = load_teacher(args.teacher, data)
         teacher.to(device, memory_format=torch.channels_last)
-        replaced["loss"] = distillation(teacher)
-    trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **replaced)
+        options["loss"] = distillation(teacher)
+    trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **options)
     trainer.settings |= {
         "--limit-train": args.limit_train,
         "--holdout": args.holdout,
         "teacher": fingerprint(teacher) if teacher else None,
     }
     parameters = f"{count_parameters(network):,} parameters"
-    print(f"network: {parameters}, on {device_description(device)}")
-    print(f"learning rate: {explained_peak(recipe)}", flush=True)
+    print(f"network: {parameters}, on {device_description(device)}", flush=True)
     return trainer
 
 
@@ -181,7 +187,8 @@ def train(
     from records.run import best_epoch, save_epoch, start_run
 
     world, board = trainer.world, None
-    config, best = prepare(args, trainer, log)
+    print(f"learning rate: {explained_peak(trainer.recipe)}", flush=True)
+    config, best = start_or_resume(args, trainer, log)
     if world.is_first and args.tensorboard:
         from report.tensorboard import Board
 
@@ -206,7 +213,7 @@ def train(
     print_summary(args, trainer.data.evaluated, log)
 
 
-def prepare(
+def start_or_resume(
     args: argparse.Namespace, trainer: Trainer, log: list[LogRow]
 ) -> tuple[Config | None, Checkpoint | None]:
     """With --resume, adds the epochs of the run in --out to `log` and goes on with its files.
@@ -268,67 +275,6 @@ def find_learning_rate(path: Path, trainer: Trainer, batches: HostBatches | Devi
     result = find_lr(trainer, batches)
     draw_range_test(*result, path)
     print(f"the loss fell fastest at --lr {result.steepest:.1g}; {path} shows it")
-
-
-def print_data(data: ImageData) -> None:
-    mean, std = ("/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
-    kind = names.EVALUATED[data.evaluated]
-    print(
-        f"data: {data.name}, {len(data.train_labels):,} training and {len(data.test_labels):,} "
-        f"{kind} images, {len(data.classes)} classes, RGB mean {mean} std {std}",
-        flush=True,
-    )
-
-
-def print_epoch(row: LogRow, epochs: int, evaluated: str, is_best: bool) -> None:
-    print(
-        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  "
-        f"train loss {row.train_loss:.4f} acc {row.train_acc:5.2f} %  "
-        f"{evaluated} loss {row.evaluated_loss:.4f} acc {row.evaluated_acc:5.2f} %  "
-        f"{row.seconds:.1f} s, {row.images_per_second:,.0f} images/s{'  best' * is_best}",
-        flush=True,
-    )
-
-
-def explained_peak(recipe: Recipe) -> str:
-    return f"peaks at {recipe.peak_lr:g} (--lr {recipe.lr:g} x --batch-size {recipe.batch_size})"
-
-
-def warn_of_a_high_loss(row: LogRow, trainer: Trainer) -> None:
-    guessing = math.log(len(trainer.data.classes))  # equal probabilities for all classes
-    if row.train_loss > 1.2 * guessing:  # an untrained network is somewhat above it
-        print_error(
-            f"warning: the training loss, {row.train_loss:.4g}, is above that of guessing, "
-            f"{guessing:.4g}. The learning rate {explained_peak(trainer.recipe)}; try a lower --lr"
-        )
-
-
-def how_to_resume(args: argparse.Namespace, world: World, log: list[LogRow]) -> str:
-    if args.find_lr:
-        return "repeat the command to start anew"
-    if not (log or args.resume):
-        return "the first epoch was not finished, so there is nothing to resume"
-    command = command_line().removesuffix(" --resume").replace(" --resume ", " ")
-    saved = f"epochs 1 to {len(log)} of {args.epochs} are saved in {args.out}. " if log else ""
-    what = "Draw the pictures" if len(log) == args.epochs else "Go on"
-    return f"{saved}{what} with: {world.command(command)} --resume"
-
-
-def print_summary(args: argparse.Namespace, evaluated: str, log: list[LogRow]) -> None:
-    from records.run import best_epoch
-
-    best = best_epoch(log)
-    minutes, seconds = divmod(round(sum(row.seconds for row in log)), 60)
-    print(
-        f"{names.EVALUATED[evaluated]} accuracy: last {log[-1].evaluated_acc:.2f} % (epoch "
-        f"{log[-1].epoch}), best {best.evaluated_acc:.2f} % (epoch {best.epoch}); "
-        f"{minutes} min {seconds} s of training; pictures in {args.out / names.PLOTS}"
-    )
-    if args.out == names.RESULTS:
-        print("next: python update_readme.py")
-    else:
-        best_pt, tiles = (shlex.quote(str(args.out / x)) for x in (names.BEST, names.TEST_TILES))
-        print(f"next: python predict.py --checkpoint {best_pt} {tiles}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; a scheduler, `kill`, a shutdown
 PATIENCE = 3  # seconds after a signal until a main thread that does not handle it counts as blocked
-FIRST_PRINTS = 10  # seconds in which the first of several processes can print the error itself
-# what a terminal would obey in place of showing it, and bytes that are no UTF-8
+FIRST_PRINTS = 10  # seconds that other ranks wait, so that rank 0 can print the error
+# which a terminal obeys, and surrogates, which stand for bytes that are not UTF-8
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 INSTALL = {  # import name -> what to give to pip, unless requirements.txt has the same name

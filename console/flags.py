@@ -58,10 +58,11 @@ def add_setting_flags(group, kind: type, *only: str) -> None:
     A field that is itself a dataclass of settings gives the flags of its fields.
     """
     for field in fields(kind):
+        if only and field.name not in only:
+            continue
         if is_dataclass(field.default):
-            if not only or field.name in only:
-                add_setting_flags(group, type(field.default))
-        elif not only or field.name in only:
+            add_setting_flags(group, type(field.default))
+        else:
             choices, bounds = field.metadata["choices"], field.metadata["bounds"]
             assert type(field.default) is not bool, "settings are numbers or choices"
             group.add_argument(

@@ -13,6 +13,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from console.errors import Stopped, UserError, run
@@ -21,6 +22,7 @@ from experiments.record import record
 from records import names
 from records.files import check_writable
 
+PATIENCE = 5  # seconds in which a run that has received the same signal ends
 RUNS = {  # flags of train.py, and the number of runs, each with another seed
     "residual-25": ("--model ResidualNet", 3),
     "net-25": ("", 3),
@@ -54,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     check_writable(args.out)
+    check_writable(args.results, "--results")
     for name in args.only:
         own_flags, seeds = RUNS[name]
         for seed in range(seeds):
@@ -85,6 +88,8 @@ def train(*flags: object) -> int:
         try:
             return process.wait()
         except Stopped:
+            with suppress(subprocess.TimeoutExpired):  # a terminal's Ctrl-C reaches it as well
+                process.wait(PATIENCE)
             process.terminate()
             raise
 

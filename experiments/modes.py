@@ -25,6 +25,7 @@ from console.errors import UserError
 from data import DeviceBatches, endless, load, training_batches
 from experiments import plain
 from inputs.image_data import ImageData
+from inputs.npz import KEYS
 from model import build_network
 from recipe import Recipe
 from records.evidence import BenchRow
@@ -33,7 +34,7 @@ from training.optimizers import make_optimizers
 from training.trainer import Trainer
 
 Batch = tuple[Tensor, Tensor]
-Runner = Callable[[int], int]  # takes so many training steps; returns the number of images
+Runner = Callable[[int], int]  # runs so many training steps; returns the number of images
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def measure(
 
 
 def save_npz(path: Path, data: ImageData) -> Path:
-    arrays = {name: value for name, value in vars(data).items() if isinstance(value, np.ndarray)}
+    arrays = {key: getattr(data, key) for key in KEYS}
     np.savez(path, **arrays, classes=np.array(data.classes))
     return path
 

@@ -87,8 +87,8 @@ def search(
     earlier = {row.run: row for row in read_rows(table, TimeRow)}
     for count in epochs:
         for seed in range(args.seeds):
-            run = (script, count, seed, data.name, device)
-            row = earlier.get(run)
+            key = (script, count, seed, data.name, device)
+            row = earlier.get(key)
             if row is None:
                 recipe = Recipe(epochs=count, seed=seed)
                 accuracy, seconds = run_script(args, recipe, data)
@@ -104,10 +104,10 @@ def search(
                     commit=commit,
                 )
                 update_rows(table, TimeRow, lambda rows, row=row: [*rows, row])
-            known = f" (has a row in {table} already)" * (run in earlier)
+            known = f" (has a row in {table} already)" * (key in earlier)
             figures = f"{row.test_acc:.2f} % in {row.seconds / 60:.1f} min{known}"
             print(f"{script}, {count} epochs, seed {seed}: {figures}", flush=True)
-            if run not in earlier:
+            if key not in earlier:
                 yield
             if row.test_acc <= TARGET:
                 break

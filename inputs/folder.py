@@ -172,7 +172,7 @@ def store(path: Path, **arrays: np.ndarray | str) -> None:
 
 
 class _Files(Dataset):
-    """Item -> an image uint8 (32, 32, 3), None for a file that is none, or what is wrong."""
+    """Item -> the image uint8 (32, 32, 3), None if the file is no image, or the error message."""
 
     def __init__(self, paths: Sequence[str]):
         self.paths = paths
@@ -193,7 +193,7 @@ class _Files(Dataset):
 def _decode(
     files: Sequence[os.DirEntry], root: Path, workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_read`, from the files, in so many processes; in this one if that is 0."""
+    """Decodes the files in `workers` processes, or in this one if that is 0; returns as `_read`."""
     paths = [file.path for file in files]
     loader = DataLoader(
         _Files(paths), BATCH, num_workers=workers, collate_fn=list, worker_init_fn=ignore_interrupts

@@ -107,7 +107,7 @@ def hold_out(data: ImageData, count: int) -> ImageData:
             f"{len(data.classes)} classes (--holdout): both parts need an image of each class, and "
             "each class needs two"
         ) from error
-    kept.sort(), held.sort()
+    kept, held = np.sort(kept), np.sort(held)
     return replace(
         data,
         train_images=data.train_images[kept],

@@ -51,9 +51,10 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copies `source` over `target`; makes the folder of `target` if there is none."""
+    content = source.read_bytes()
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as beside:
-        beside.write_bytes(source.read_bytes())
+        beside.write_bytes(content)
 
 
 def _flush(path: Path) -> None:

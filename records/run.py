@@ -1,8 +1,4 @@
-"""What a run leaves in its folder (`names` lists it): how it is written, read and archived.
-
-Every file is written beside its place and then moved over it: a reader never sees half a file,
-and a crash never costs the file that was there before.
-"""
+"""What a run leaves in its folder (`names` lists it): how it is written, read and archived."""
 
 import json
 import re

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 
+from console.errors import UserError
 from data import DeviceBatches, HostBatches, endless
 from recipe import Recipe
 from training.trainer import Trainer
@@ -37,7 +38,11 @@ def rising_schedule(step: int, _steps: int, recipe: Recipe) -> float:
 
 
 def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest:
-    """Trains with `rising_schedule`, which `trainer` must have been made with; prints progress."""
+    """Trains with `rising_schedule`, which `trainer` must have been made with; prints progress.
+
+    Raises:
+        UserError: the loss rises or is NaN from the start.
+    """
     rates, losses, average = [], [], 0.0
     trainer.network.train()
     for step, (images, labels) in enumerate(islice(endless(batches), STEPS)):
@@ -51,11 +56,15 @@ def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest
         losses.append(smooth)
         if len(rates) % 20 == 0:
             print(f"step {len(rates):>3}: --lr {rates[-1]:.1e}, loss {smooth:.4f}", flush=True)
+    if len(losses) < SETTLED + 2:
+        raise UserError(
+            f"the loss rose or became NaN in the first {len(losses) + 1} steps, at a learning rate "
+            f"of nearly zero (--lr {rate:.1g}); look for the cause in the network or the images"
+        )
     return RangeTest(rates, losses, steepest(rates, losses))
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate at which the smoothed loss fell fastest; LOWEST if there are too few steps."""
+    """The rate at which the smoothed loss fell fastest, of SETTLED + 2 rates or more."""
     falls = [before - after for before, after in pairwise(losses)]
-    settled = range(SETTLED, len(falls))
-    return rates[max(settled, key=falls.__getitem__)] if settled else LOWEST
+    return rates[max(range(SETTLED, len(falls)), key=falls.__getitem__)]

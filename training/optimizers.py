@@ -36,7 +36,7 @@ def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
     return optimizers
 
 
-class Together:
+class JointOptimizer:
     """Several optimizers as one, for `torch.amp.GradScaler`.
 
     GradScaler decides for each optimizer it is given whether to step. If a gradient of any of
@@ -58,9 +58,9 @@ class Together:
 
 
 def restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Loads the `saved` state, of an optimizer that has taken a step, into one that has not.
+    """Loads the state `saved` into `optimizer`, which has taken no step.
 
-    It changes the parameters, which are to be loaded afterwards.
+    It changes the parameters, so load the weights afterwards.
 
     Raises:
         ValueError: `saved` has other settings or tensors of other shapes, or is not finite.

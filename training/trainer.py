@@ -32,7 +32,7 @@ from records.evidence import current_commit
 from records.run import Config, LogRow, check_log, now
 from records.tables import validated
 from training.devices import device_description, training_precision
-from training.optimizers import Together, linear_schedule, make_optimizers, restore
+from training.optimizers import JointOptimizer, linear_schedule, make_optimizers, restore
 from training.processes import ALONE, World
 
 STATISTICS_IMAGES = 2560  # last ones of an epoch, for computing batch-norm statistics again
@@ -82,8 +82,8 @@ class Trainer:
         self.steps_per_epoch = -(-len(data.train_labels) // recipe.batch_size)
         self.batches_seen = self.steps_taken = 0
         self.optimizers = optimizers(network, recipe)
-        self.together = Together(self.optimizers)
-        for group in self.together.param_groups:
+        self.joint_optimizer = JointOptimizer(self.optimizers)
+        for group in self.joint_optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         self.precision = training_precision(device)
         # float16 gradients underflow unless they are scaled; for other types this does nothing
@@ -111,7 +111,7 @@ class Trainer:
 
         If a gradient overflows in float16, neither the optimizers nor the schedule advance.
         """
-        for group in self.together.param_groups:
+        for group in self.joint_optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.learning_rate()
         with torch.autocast(
             self.device.type, self.precision, enabled=self.precision != torch.float32
@@ -121,7 +121,7 @@ class Trainer:
             loss = loss * (len(labels) * self.world.size / self._images_in_step())
         self.network.zero_grad()
         self.scaler.scale(loss).backward()
-        self.steps_taken += bool(self.scaler.step(self.together))
+        self.steps_taken += bool(self.scaler.step(self.joint_optimizer))
         self.scaler.update()
         self.batches_seen += 1
         return logits.detach()
