@@ -104,7 +104,7 @@ def hold_out(data: ImageData, count: int) -> ImageData:
     except ValueError as error:
         raise UserError(
             f"cannot hold out {count} of {len(data.train_labels)} training images evenly over "
-            f"{len(data.classes)} classes (--holdout): both parts need an image of each class, and "
+            f"{len(data.classes)} classes: both parts need an image of each class, and "
             "each class needs two"
         ) from error
     kept, held = np.sort(kept), np.sort(held)

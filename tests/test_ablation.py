@@ -45,6 +45,11 @@ def test_after_all_changes_the_recipe_is_as_before(held_out, unchanged):
     assert loss_with(UNCHANGED, held_out) == unchanged
 
 
+def test_too_few_images_are_refused(small_npz, tmp_path):
+    outcome = run_script("experiments.ablation", "--dataset", small_npz, "--out", tmp_path)
+    outcome.assert_refused("cannot hold out 5000 of 96 training images")
+
+
 def test_the_command_keeps_a_row_per_run_and_repeats_none(small_data, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
     flags = ("--dataset", "digits", "--epochs", 1, "--seeds", 1, "--out", tmp_path)
