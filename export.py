@@ -6,8 +6,8 @@
 
 The file takes images uint8 (batch, 3, 32, 32) RGB, 0 to 255, and returns logits: normalisation is
 inside, the class names are in its metadata ("classes", a JSON list). Before it is kept it is
-compared with PyTorch, on the test images of --dataset or else on random ones. A JSON file beside it
-has what the page shows of the network. Needs requirements-export.txt.
+compared with PyTorch, on the test images of --dataset or else on random ones. Needs
+requirements-export.txt.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"argument --out: needs a name that ends in .onnx, not {str(args.out)!r}")
     if args.int8 and not args.dataset:
         parser.error("--int8 needs --dataset, whose training images it is calibrated on")
+    if args.repository and not args.page:
+        parser.error("--repository needs --page, the folder of the page that links to it")
     return args
 
 
@@ -70,7 +72,7 @@ def web_address(text: str) -> str:
     """An argparse type: an address that a link may have."""
     if not text.startswith(("https://", "http://")):
         raise argparse.ArgumentTypeError(
-            f"needs an address that starts with https://, not {text!r}"
+            f"needs an address that starts with https:// or http://, not {text!r}"
         )
     return text
 
@@ -82,12 +84,13 @@ def main() -> None:
     from data import load
     from records.onnx_file import onnx_bytes, onnx_logits
     from records.trained_net import TrainedNet
-    from report.page import check_page_folder, write_facts, write_page
+    from report.page import check_page_folder, page_facts, write_page
 
     if args.page:
         check_writable(args.page, "--page")
         check_page_folder(args.page)
     net = TrainedNet(args.checkpoint)
+    facts = page_facts(net, args.checkpoint.parent, args.repository) if args.page else {}
     data = load(args.dataset, args.data_dir) if args.dataset else None
     if data:
         data.check_classes(net.classes, args.checkpoint)
@@ -102,7 +105,6 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as path:
         path.write_bytes(onnx)
-    write_facts(args.out, net, args.checkpoint.parent, args.repository)
     print(
         f"{args.out}, {len(onnx) / 1000:.0f} kB: on {compared} its logits differ "
         f"from PyTorch's by at most {difference:.1g}; {figures(exported, logits, labels)}"
@@ -112,7 +114,7 @@ def main() -> None:
         size = f"{int8.stat().st_size / 1000:.0f} kB"
         print(f"{int8}, {size}: {figures(onnx_logits(int8, images), logits, labels)}")
     if args.page:
-        size = f"{write_page(args.page, args.out) / 1e6:.1f} MB"
+        size = f"{write_page(args.page, args.out, facts) / 1e6:.1f} MB"
         server = f"python -m http.server --directory {shlex.quote(str(args.page))}"
         print(f"{args.page}, {size}: {server}, then open http://localhost:8000/")
 

@@ -40,7 +40,7 @@ TILES = 8  # in each of the two folders, or as many as there are images
 
 # a trained network for other programs, and what the page in demo/ shows of it: export.py
 ONNX = Path("net.onnx")
-ONNX_FACTS = Path("net.json")
+PAGE_FACTS = Path("net.json")
 
 # pictures that are not part of a run
 RANGE_TEST = PLOTS / "find_lr.png"  # train.py --find-lr

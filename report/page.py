@@ -27,21 +27,12 @@ RUNTIME = [
 INSTALL_RUNTIME = "npm install --no-package-lock --prefix demo"
 
 
-def write_facts(onnx: Path, net: TrainedNet, run: Path, repository: str | None) -> None:
-    """Writes what the page shows of `net`, as JSON, beside its ONNX file.
+def page_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, Any]:
+    """What the page shows of `net`.
 
     The data set's name and the samples are those of the run in the folder `run`, if the network's
     run is there. `repository` is the address that the page links to, or None.
     """
-    with replacing(_facts_path(onnx)) as path:
-        path.write_text(json.dumps(_facts(net, run, repository), indent=1))
-
-
-def _facts_path(onnx: Path) -> Path:
-    return onnx.with_suffix(names.ONNX_FACTS.suffix)
-
-
-def _facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, Any]:
     checkpoint = net.checkpoint
     evaluated = "test" if checkpoint.val_acc is None else "val"
     images = f"{names.EVALUATED[evaluated]} images"
@@ -81,10 +72,11 @@ def check_page_folder(folder: Path) -> None:
         raise UserError(f"--page needs onnxruntime-web: {INSTALL_RUNTIME}")
 
 
-def write_page(folder: Path, onnx: Path) -> int:
+def write_page(folder: Path, onnx: Path, facts: dict[str, Any]) -> int:
     """Writes the page, the network in `onnx` and what it runs on to `folder`; returns the bytes."""
-    files = {path.name: path for path in (*PAGE, *RUNTIME)}
-    files |= {names.ONNX.name: onnx, names.ONNX_FACTS.name: _facts_path(onnx)}
+    files = {path.name: path for path in (*PAGE, *RUNTIME)} | {names.ONNX.name: onnx}
     for name, source in files.items():
         copy_file(source, folder / name)
-    return sum((folder / name).stat().st_size for name in files)
+    with replacing(folder / names.PAGE_FACTS) as path:
+        path.write_text(json.dumps(facts, indent=1))
+    return sum((folder / name).stat().st_size for name in (*files, names.PAGE_FACTS))

@@ -40,7 +40,7 @@ def exported(full_width_run, small_npz, tmp_path_factory):
     assert "the class is PyTorch's on 100.00 %" in float_line
     assert "top-1 accuracy" in int8_line
     written = {path.name for path in out.parent.iterdir()}
-    assert written == {"net.onnx", "net.json", "net.int8.onnx"}
+    assert written == {"net.onnx", "net.int8.onnx"}
     return out
 
 
@@ -77,8 +77,19 @@ def test_int8_of_the_published_network_is_right_on_this_cpu(tmp_path):
     np.testing.assert_allclose(onnx_logits(int8, images), onnx_logits(float32, images), atol=0.5)
 
 
-def test_the_file_beside_it_has_what_the_page_shows(exported, full_width_run, small_data):
-    facts = json.loads(exported.with_suffix(".json").read_text())
+@pytest.fixture
+def no_runtime(tmp_path, monkeypatch):
+    """Other files in place of onnxruntime-web's, which npm installs."""
+    files = [tmp_path / name for name in ("ort.mjs", "ort.wasm")]
+    for path in files:
+        path.write_text("runtime")
+    monkeypatch.setattr(page, "RUNTIME", files)
+
+
+def test_the_page_has_the_facts_of_the_run(no_runtime, full_width_run, small_data, tmp_path):
+    flags = ("--checkpoint", full_width_run / "best.pt", "--out", tmp_path / "net.onnx")
+    assert run_script("export", *flags, "--page", tmp_path / "site").status == 0
+    facts = json.loads((tmp_path / "site" / "net.json").read_text())
     config = read_config(full_width_run)
     assert facts["name"] == "Net"
     assert facts["parameters"] == config.parameters
@@ -93,12 +104,13 @@ def test_the_file_beside_it_has_what_the_page_shows(exported, full_width_run, sm
         assert sample["class"] == CLASSES[small_data.test_labels[index]]
 
 
-def test_a_checkpoint_alone(full_width_run, tmp_path):
+def test_a_checkpoint_alone(no_runtime, full_width_run, tmp_path):
     """It is compared on random images, and the page has no samples."""
     shutil.copy(full_width_run / "best.pt", tmp_path)
     flags = ("--checkpoint", tmp_path / "best.pt", "--out", tmp_path / "net.onnx")
-    assert "on 500 random images" in run_script("export", *flags).out
-    facts = json.loads((tmp_path / "net.json").read_text())
+    outcome = run_script("export", *flags, "--page", tmp_path / "site")
+    assert "on 500 random images" in outcome.out
+    facts = json.loads((tmp_path / "site" / "net.json").read_text())
     assert (facts["samples"], facts["evaluated_on"]) == ([], "test images")
 
 
@@ -112,6 +124,7 @@ def test_a_checkpoint_alone(full_width_run, tmp_path):
         (["--dataset", "digits"], ["best.pt has 10 classes", "digits has 10"], 1),
         (["--page", "demo"], ["demo has other files"], 1),
         (["--repository", "javascript:alert(1)"], ["--repository", "https://"], 2),
+        (["--repository", "https://example.org"], ["--repository needs --page"], 2),
     ],
 )
 def test_bad_input(args, words, status, tmp_path):
@@ -127,11 +140,7 @@ def test_a_missing_runtime_of_the_page_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_is_written_again_over_itself(tmp_path, monkeypatch, full_width_run):
-    runtime = [tmp_path / name for name in ("ort.mjs", "ort.wasm")]
-    for path in runtime:
-        path.write_text("runtime")
-    monkeypatch.setattr(page, "RUNTIME", runtime)
+def test_a_page_is_written_again_over_itself(no_runtime, tmp_path, full_width_run):
     site = tmp_path / "site"
     flags = ("--checkpoint", full_width_run / "best.pt", "--out", site / "net.onnx", "--page", site)
     files = {"index.html", "page.css", "page.js", "net.json", "net.onnx", "ort.mjs", "ort.wasm"}
