@@ -7,7 +7,7 @@ python evaluate.py runs/seed1/last.pt --dataset path/to/folder
 import argparse
 from pathlib import Path
 
-from console.errors import run
+from console.errors import print_error, run
 from console.flags import Parser, add_device_flag
 from inputs.sources import add_data_flags
 from records import names
@@ -37,6 +37,11 @@ def main() -> None:
     net = TrainedNet(args.checkpoint).to(pick_device(args.device))
     data = load(args.dataset, args.data_dir)
     data.check_classes(net.classes, args.checkpoint)
+    if data.name != "cifar10" and net.checkpoint.data not in ("", data.fingerprint):
+        print_error(
+            "warning: this is not the data set of the network's run; if it was split at random, "
+            "the network may have been trained on some of these images"
+        )
     images = as_tensor(data.test_images)
     logits, mirrored = net.logits(images), net.logits(images.flip(3))
     labels = torch.from_numpy(data.test_labels)

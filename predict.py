@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from console.errors import run
+from console.errors import CONTROL_CHARACTERS, run
 from console.flags import Parser, add_device_flag, number
 from records import names
 from records.files import check_writable
@@ -75,7 +75,7 @@ def main() -> None:
                 images.append(read_image(file_of(name)))
                 readable.append("stdin" if name == STDIN else name)
             except ValueError as error:
-                print(f"predict.py: {name}: {error}", file=sys.stderr)
+                print(f"predict.py: {printable(name)}: {error}", file=sys.stderr)
                 failed = True
         if images:
             for name, values in zip(readable, net.probabilities(images).tolist(), strict=True):
@@ -119,7 +119,14 @@ def line(
     if args.json:
         predictions = [{"class": label, "probability": value} for label, value in top]
         return json.dumps({"image": name, "predictions": predictions}, ensure_ascii=False)
-    return f"{name}: " + ", ".join(f"{label} {100 * value:.1f} %" for label, value in top)
+    return f"{printable(name)}: " + ", ".join(
+        f"{label} {100 * value:.1f} %" for label, value in top
+    )
+
+
+def printable(name: str) -> str:
+    """A file name with "?" for each character that a terminal would obey."""
+    return CONTROL_CHARACTERS.sub("?", name)
 
 
 if __name__ == "__main__":

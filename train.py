@@ -108,6 +108,13 @@ def main() -> None:
     recipe = settings_from(Recipe, args)
     if is_writing_process():
         check_writable(args.out)
+        if args.teacher and args.teacher.resolve() in [
+            (args.out / name).resolve() for name in names.RUN_FILES
+        ]:
+            raise UserError(
+                f"--teacher {args.teacher} is of the run in --out, which would be moved away; give "
+                "another --out"
+            )
         if args.resume and not (args.out / names.LAST).exists():
             raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from console.errors import UserError, run
+from console.errors import UserError, command_line, run
 from console.flags import Parser
 from records import names
 from records.files import check_writable, replacing
@@ -67,7 +67,7 @@ def main() -> None:
     outdated = [page for page in texts if updated[page] != texts[page]]
     shown = ", ".join(map(str, outdated or args.readme))
     if args.check and outdated:
-        raise UserError(f"{shown}: out of date; run python update_readme.py")
+        raise UserError(f"{shown}: out of date; run {command_line().replace(' --check', '')}")
     for page in outdated:
         target = page.resolve()  # the target of a link is rewritten, not the link replaced
         with replacing(target) as beside:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
 from console.flags import Parser, as_flags
+from inputs.sources import SOURCES
 from recipe import Network, Recipe
 from records import names
 from records.evidence import RecipeRow
@@ -65,8 +66,8 @@ def record(runs: list[Path], results: Path) -> None:
 
 def row_of(folder: Path) -> RecipeRow:
     """The run in `folder`; UserError unless it is finished and was evaluated on a test set."""
-    from records.checkpoints import load_checkpoint, network_of
-    from records.run import evaluated_on, read_config, read_log
+    from records.checkpoints import network_of
+    from records.run import evaluated_on, load_best, read_config, read_log
     from report.layer_table import count_mult_adds
 
     config, log = read_config(folder), read_log(folder)
@@ -78,7 +79,7 @@ def row_of(folder: Path) -> RecipeRow:
         raise UserError(f"{folder / names.CONFIG}: unusable flags: {error}") from error
     if len(log) != epochs:
         raise UserError(f"{folder} has {len(log)} of {epochs} epochs; finish it with --resume")
-    best = load_checkpoint(folder / names.BEST)
+    best = load_best(folder, config)
     arguments = {k: v for k, v in best.arguments.items() if k != "num_classes"}
     constraints_kept = "yes" if all(config.constraints.values()) else "no"
     return RecipeRow(
@@ -87,7 +88,7 @@ def row_of(folder: Path) -> RecipeRow:
         mult_adds=count_mult_adds(network_of(best, folder / names.BEST)),
         epochs=epochs,
         seed=seed,
-        dataset=config.dataset,
+        dataset=data_set_of(config),
         test_acc=float(log.test_acc.iloc[-1]),
         best_test_acc=float(log.test_acc.max()),
         seconds=round(float(log.seconds.sum()), 3),
@@ -97,6 +98,15 @@ def row_of(folder: Path) -> RecipeRow:
         constraints_kept=constraints_kept if config.constraints else "",
         settings=settings_of(config),
     )
+
+
+def data_set_of(config: Config) -> str:
+    """The name of the data set; of one that is no fixed one, with a part of its fingerprint.
+
+    So runs on two folders with the same name are different runs.
+    """
+    is_fixed = config.dataset in [source.name for source in SOURCES]
+    return config.dataset if is_fixed else f"{config.dataset} ({config.fingerprint[:6]})"
 
 
 def settings_of(config: Config) -> str:

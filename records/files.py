@@ -118,6 +118,6 @@ def check_writable(folder: Path, flag: str = "--out") -> None:
 def existing(path: Path) -> Path:
     """`path` itself; UserError if no file is there."""
     if not path.is_file():
-        what = "is no file" if path.exists() else "is missing"
-        raise UserError(f"{path} {what}; train.py writes it")
+        what = "is a folder, and no file" if path.is_dir() else "is missing; train.py writes it"
+        raise UserError(f"{path} {what}")
     return path

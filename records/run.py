@@ -148,6 +148,14 @@ def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Check
     return best
 
 
+def load_best(out: Path, config: Config) -> Checkpoint:
+    """best.pt of the run in `out`; UserError unless it is of the run of `config`."""
+    best = load_checkpoint(out / names.BEST)
+    if best.classes != config.classes or best.data not in ("", config.fingerprint):
+        raise UserError(f"{out / names.BEST} and {names.CONFIG} are of different runs")
+    return best
+
+
 def save_epoch(out: Path, config: Config, log: Sequence[LogRow], checkpoint: Checkpoint) -> None:
     """Writes the state after the last epoch in `log`, of which `checkpoint` is the network."""
     save_checkpoint(out / names.LAST, checkpoint)

@@ -12,10 +12,18 @@ from console.errors import UserError
 from constraints.checks import check
 from model import count_parameters
 from records import names
-from records.checkpoints import load_checkpoint, network_of
+from records.checkpoints import network_of
 from records.evidence import RecipeRow
 from records.files import existing
-from records.run import ClassRow, Config, evaluated_on, read_config, read_confusion, read_log
+from records.run import (
+    ClassRow,
+    Config,
+    evaluated_on,
+    load_best,
+    read_config,
+    read_confusion,
+    read_log,
+)
 from records.tables import read_rows
 from report.evidence_tables import (
     ablation_table,
@@ -49,8 +57,7 @@ class FinishedRun:
 
     @cached_property
     def network(self) -> nn.Module:
-        path = self.results / names.BEST
-        return network_of(load_checkpoint(path), path)
+        return network_of(load_best(self.results, self.config), self.results / names.BEST)
 
     @property
     def evaluated(self) -> str:

@@ -95,6 +95,13 @@ def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path)
     train(small_npz, tmp_path, "--teacher", "no.pt").assert_refused("no.pt is missing")
 
 
+def test_a_teacher_that_the_run_would_move_away_is_refused(small_npz, finished_run, tmp_path):
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    outcome = train(small_npz, out, "--teacher", tmp_path / "out" / "best.pt")
+    outcome.assert_refused("--teacher", "another --out")
+    assert (out / "best.pt").read_bytes() == (finished_run / "best.pt").read_bytes()
+
+
 def test_a_teacher_has_not_seen_the_validation_images(small_npz, tmp_path):
     """A teacher with a smaller hold-out was trained on some of them."""
     teacher, flags = tmp_path / "teacher", ("--epochs", 1, "--holdout", 24)

@@ -51,6 +51,16 @@ def test_a_data_set_without_class_names_is_taken_if_it_has_as_many(
     outcome.assert_refused("best.pt has 3 classes", "more has 4")
 
 
+def test_images_of_another_split_are_warned_of(finished_run, small_npz, small_data, tmp_path):
+    best = finished_run / "best.pt"
+    assert run_script("evaluate", best, "--dataset", small_npz).err == ""
+    swapped = {"train_images": small_data.train_images[::-1]}
+    other = save_npz(tmp_path / "small.npz", small_data, **swapped)
+    outcome = run_script("evaluate", best, "--dataset", other)
+    assert outcome.status == 0
+    assert "may have been trained on some of these images" in outcome.err
+
+
 def test_other_classes_and_broken_checkpoints_are_refused(finished_run, small_npz, tmp_path):
     best = finished_run / "best.pt"
     other = run_script("evaluate", best, "--dataset", "digits")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -125,6 +126,16 @@ def test_what_is_no_image_is_named_and_the_rest_is_predicted(pictures, finished_
     )
     outcome.assert_refused("broken.png", "not an image")
     assert outcome.out.startswith(str(good))
+
+
+def test_a_terminal_obeys_no_file_name(pictures, finished_run, tmp_path):
+    good, broken = tmp_path / "a\x1b[31m\n.png", tmp_path / "b\x1b[31m\n.png"
+    shutil.copy(pictures / "0" / "00.png", good)
+    broken.write_bytes(b"no image")
+    outcome = run_script("predict", good, broken, "--checkpoint", finished_run / "best.pt")
+    outcome.assert_refused("b?[31m?.png: not an image")
+    assert outcome.out.startswith(f"{tmp_path}/a?[31m?.png: ")
+    assert len(outcome.out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from runs import run_script, train
+from runs import run_script, save_npz, train
 
 from recipe import Recipe
 from records import evidence, names
@@ -43,7 +43,7 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
     (label,) = figure.axes[0].texts
     assert label.get_text() == (
         f"{sum(row['test_acc'] for row in rows(results)) / 2:.2f} %  Net, width 0.5, 2 epochs"
-        "\n2 runs, CPU, on small, --batch-size 32"
+        f"\n2 runs, CPU, on small ({config.fingerprint[:6]}), --batch-size 32"
     )
 
     before = rows(results)
@@ -59,6 +59,28 @@ def test_a_row_stays_what_it_is_when_a_default_changes(finished_run, tmp_path, m
     monkeypatch.setattr(evidence, "Recipe", partial(Recipe, lr=0.002, batch_size=32))
     assert row.flags == ("--lr 0.001",)
     assert row.log == path
+
+
+def test_runs_on_two_folders_with_the_same_name_are_kept(small_npz, small_data, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = save_npz(
+        tmp_path / "other" / small_npz.name, small_data, test_images=255 - small_data.test_images
+    )
+    for number, npz in enumerate((small_npz, other)):
+        assert train(npz, tmp_path / str(number), "--epochs", 1, "--width", 0.25).status == 0
+        run_script("experiments.record", tmp_path / str(number), "--results", tmp_path)
+    one, two = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    assert one.seed == two.seed
+    assert one.recipe != two.recipe
+    assert one.log != two.log
+
+
+def test_files_of_two_runs_are_no_evidence(small_npz, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    assert train(small_npz, tmp_path / "less", "--epochs", 1, "--limit-train", 64).status == 0
+    shutil.copy(tmp_path / "less" / names.BEST, run)
+    outcome = run_script("experiments.record", run, "--results", tmp_path)
+    outcome.assert_refused("best.pt and config.json are of different runs")
 
 
 def test_rows_without_settings_are_kept_beside_new_ones(finished_run, tmp_path):
