@@ -1,7 +1,7 @@
 """Classifies images with a trained network.
 
     python predict.py cat.jpg dog.png                      # the published network, top 3
-    python predict.py --checkpoint results/mine/best.pt --top 1 folder/
+    python predict.py --checkpoint runs/mine/best.pt --top 1 folder/
     python predict.py --explain explained cat.jpg          # and a picture of where it sees a cat
     curl ... | python predict.py --json -                  # an image's bytes on stdin
 

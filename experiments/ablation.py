@@ -80,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--only", metavar="CHANGE", choices=CHANGES,
-        help=f"measure this change only (default: all), one of: {', '.join(CHANGES)}",
+        help=f"measure this change only (default: all), one of: {'; '.join(CHANGES)}",
     )  # fmt: skip
     parser.add_argument(
         "--out", metavar="DIR", type=Path, default=names.RESULTS, help="folder of ablation.csv"
