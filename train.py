@@ -37,7 +37,7 @@ from console.flags import (
 from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
-from records.files import check_writable, sole_writer
+from records.files import check_writable, existing, sole_writer
 from training.progress import (
     explained_peak,
     how_to_resume,
@@ -108,9 +108,8 @@ def main() -> None:
     recipe = settings_from(Recipe, args)
     if is_writing_process():
         check_writable(args.out)
-        if args.teacher and args.teacher.resolve() in [
-            (args.out / name).resolve() for name in names.RUN_FILES
-        ]:
+        moved_away = [(args.out / name).resolve() for name in names.RUN_FILES]
+        if args.teacher and existing(args.teacher).resolve() in moved_away:
             raise UserError(
                 f"--teacher {args.teacher} is of the run in --out, which would be moved away; give "
                 "another --out"

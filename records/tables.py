@@ -14,6 +14,8 @@ from console.errors import UserError
 from records.files import replacing
 
 Row = TypeVar("Row")
+# pydantic's types of errors, in words about a file
+REASONS = {"missing": "missing", "unexpected_keyword_argument": "unknown"}
 
 
 def validated(kind: type[Row], values: Any) -> Row:
@@ -26,7 +28,9 @@ def validated(kind: type[Row], values: Any) -> Row:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        place = (f"row {x + 1}" if isinstance(x, int) else str(x) for x in first["loc"])
+        reason = REASONS.get(first["type"], first["msg"])
+        raise ValueError(f"{', '.join(place)}: {reason}") from error
 
 
 def as_table(rows: Sequence[Any]) -> pd.DataFrame:

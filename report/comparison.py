@@ -20,7 +20,7 @@ def compare(runs: list[Path], picture: Path) -> str:
             len(log),
             f"{accuracy.iloc[-1]:.2f} %",
             f"{accuracy.max():.2f} %",
-            names.EVALUATED[name],
+            f"{names.EVALUATED[name]} images of {escaped(config.dataset)}",
             f"{log.seconds.sum() / 60:.1f} min",
         )
         rows.append((escaped(str(folder)), *figures, escaped(config.command)))

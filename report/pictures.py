@@ -28,6 +28,7 @@ TRAIN_COLOR, EVALUATED_COLOR = "tab:gray", "tab:blue"
 RIGHT_COLOR, WRONG_COLOR = "black", "tab:red"
 TITLES = '"A, label B" is predicted as A and labelled B'
 ANNOTATED_CLASSES = 15  # with more, the numbers in a confusion matrix no longer fit
+TITLE_LENGTH = 26  # characters above an image in a grid
 TITLE = "Title"  # the PNG text that has a tile's caption
 
 
@@ -135,9 +136,16 @@ def draw_predictions(
 ) -> Figure:
     """A grid of images with the titles that TITLES explains."""
     pairs = list(zip(true, predicted, strict=True))
-    titles = [t if t == p else f"{p}, label {t}" for t, p in pairs]
+    titles = [t if t == p else _title(p, t) for t, p in pairs]
     colors = [RIGHT_COLOR if t == p else WRONG_COLOR for t, p in pairs]
     return draw_grid(images, titles, GRID_COLUMNS, caption, path, colors)
+
+
+def _title(predicted: str, true: str) -> str:
+    title = f"{predicted}, label {true}"
+    if len(title) > TITLE_LENGTH:  # so that a part of both names is seen
+        title = f"{shortened(predicted, 9)}, label {shortened(true, 9)}"
+    return title
 
 
 def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> None:
@@ -164,7 +172,7 @@ def tile_caption(path: Path) -> str:
         return str(image.info.get(TITLE, ""))
 
 
-def shortened(text: str, length: int = 26) -> str:
+def shortened(text: str, length: int = TITLE_LENGTH) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 

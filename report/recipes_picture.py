@@ -42,7 +42,7 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
         major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
         major_formatter=StrMethodFormatter("{x:g}"),
     )  # fmt: skip
-    axes.set_xlabel("training time in minutes", size=9)
+    axes.set_xlabel("training time in minutes (log scale)", size=9)
     axes.set_ylabel("top-1 test accuracy of the last epoch, %", size=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)

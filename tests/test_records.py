@@ -70,6 +70,13 @@ def test_broken_log_is_named(content, tmp_path):
         read_log(tmp_path)
 
 
+def test_a_renamed_column_is_named(finished_run, tmp_path):
+    log = (finished_run / names.TRAIN_LOG).read_text()
+    (tmp_path / names.TRAIN_LOG).write_text(log.replace("train_loss", "loss", 1))
+    with pytest.raises(UserError, match="row 1, train_loss: missing"):
+        read_log(tmp_path)
+
+
 def test_a_blank_text_is_text_and_a_blank_number_is_refused(tmp_path):
     path = tmp_path / names.MARKS
     header = ",".join(field.name for field in fields(Mark))
