@@ -5,8 +5,8 @@
 
 Each run trains the default recipe with one change (and --augment device, which is faster) on the
 training set without 5,000 images, and is evaluated on those; the test set is not used. A row is
-added to results/ablation.csv when its run is finished. A run that has a row is not repeated: move
-the file away when the recipe itself has changed.
+added to results/ablation.csv when its run is finished. A run that has a row is not repeated on the
+same device: move the file away when the recipe itself has changed.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def main() -> None:
     from data import load
     from experiments.changes import measure
     from records.tables import read_rows, update_rows
-    from training.devices import keep_freed_memory, pick_device
+    from training.devices import device_description, keep_freed_memory, pick_device
 
     commit = current_commit()
     device = pick_device(args.device)
@@ -104,10 +104,8 @@ def main() -> None:
     keep_freed_memory()
     table = args.out / names.ABLATION
     for seed, change in product(range(args.seeds), [args.only] if args.only else CHANGES):
-        finished = {
-            (row.change, row.epochs, row.seed, row.dataset) for row in read_rows(table, AblationRow)
-        }
-        if (change, args.epochs, seed, data.name) in finished:
+        key = (change, args.epochs, seed, data.name, device_description(device))
+        if key in [row.run for row in read_rows(table, AblationRow)]:
             print(f"{change}, seed {seed}: has a row in {table} already", flush=True)
             continue
         recipe = Recipe(epochs=args.epochs, seed=seed, augment="device")

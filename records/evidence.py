@@ -148,6 +148,14 @@ class AblationRow(Strict):
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown
 
+    @property
+    def run(self) -> tuple[str, int, int, str, str]:
+        """The fields that identify a run.
+
+        Devices round differently, which changes a result as much as another seed does.
+        """
+        return self.change, self.epochs, self.seed, self.dataset, self.device
+
 
 @dataclass(frozen=True)
 class Mark(Strict):

@@ -45,7 +45,7 @@ def ablation_table(results: Path) -> str | None:
     rows = read_rows(results / names.ABLATION, AblationRow)
     if not rows:
         return None
-    same_run = ["change", "epochs", "seed", "dataset"]
+    same_run = ["change", "epochs", "seed", "dataset", "device"]
     runs = as_table(rows).drop_duplicates(same_run)
     unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:])[["val_acc", "val_loss"]]
     runs = runs.join(unchanged.add_prefix("unchanged_"), on=same_run[1:])

@@ -168,6 +168,19 @@ def test_ablation_block_compares_the_same_seeds(repo):
     ]
 
 
+def test_ablation_block_compares_runs_on_one_device(repo):
+    runs = [
+        AblationRow(change, 8, 0, "x", 0.5, accuracy, 90, 0.4, device, "python x.py")
+        for change, accuracy, device in (
+            ("none", 80.0, "CPU A"), ("none", 82.0, "CPU B"), ("SGD", 81.0, "CPU B"),
+            ("EMA", 81.0, "CPU C"),
+        )
+    ]  # fmt: skip
+    table = readme_with(repo, names.ABLATION, runs)
+    assert "| SGD | 8 | 81.00 | -1.00 | " in table
+    assert "| EMA | 8 | 81.00 |  | " in table
+
+
 def test_time_block_compares_what_reached_the_target(repo):
     runs = [
         TimeRow(script, epochs, seed, "x", accuracy, seconds, device, "python -m x")
