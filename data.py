@@ -121,7 +121,7 @@ class HostBatches:
     def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, workers: int):
         self.seed, self.batch_size, self.device = recipe.seed, recipe.batch_size, device
         self.images = len(data.train_labels)
-        self.items = []  # of `AugmentedBatches`, those of the running epoch
+        self.items = []  # what `AugmentedBatches` is asked for in the current epoch
         on_cuda = device.type == "cuda"
         self.loader = DataLoader(
             AugmentedBatches(data, recipe),

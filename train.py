@@ -111,8 +111,8 @@ def main() -> None:
         moved_away = [(args.out / name).resolve() for name in names.RUN_FILES]
         if args.teacher and existing(args.teacher).resolve() in moved_away:
             raise UserError(
-                f"--teacher {args.teacher} is of the run in --out, which would be moved away; give "
-                "another --out"
+                f"--teacher {args.teacher} belongs to the run in --out, which this run would move "
+                "to archive/; give another --out"
             )
         if args.resume and not (args.out / names.LAST).exists():
             raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")

@@ -23,7 +23,7 @@ from records.files import check_writable
 
 HOLDOUT = 5000
 
-HALF = {"affine_p": 0.25, "hole_p": 0.25}  # of the augmentation
+HALF = {"affine_p": 0.25, "hole_p": 0.25}  # half the augmentation
 # changes of settings, by the names of their fields
 SETTINGS: dict[str, dict[str, float]] = {
     UNCHANGED: {},
@@ -49,7 +49,7 @@ SETTINGS: dict[str, dict[str, float]] = {
     },
     "16x16 hole": {"hole_size": 16},
 }
-# what is replaced by which function of experiments/changes.py
+# changes of code: the argument that is replaced, and the function of experiments/changes.py
 CODE: dict[str, dict[str, str]] = {
     "SGD alone": {"optimizers": "sgd_alone"},
     "AdamW alone": {"optimizers": "adamw_alone"},

@@ -101,12 +101,12 @@ def row_of(folder: Path) -> RecipeRow:
 
 
 def data_set_of(config: Config) -> str:
-    """The name of the data set; of one that is no fixed one, with a part of its fingerprint.
+    """The name of the data set; that of a folder or file gets a part of the fingerprint.
 
-    So runs on two folders with the same name are different runs.
+    Two folders or files of the same name can have different images.
     """
-    is_fixed = config.dataset in [source.name for source in SOURCES]
-    return config.dataset if is_fixed else f"{config.dataset} ({config.fingerprint[:6]})"
+    is_built_in = config.dataset in [source.name for source in SOURCES]
+    return config.dataset if is_built_in else f"{config.dataset} ({config.fingerprint[:6]})"
 
 
 def settings_of(config: Config) -> str:

@@ -152,7 +152,10 @@ def load_best(out: Path, config: Config) -> Checkpoint:
     """best.pt of the run in `out`; UserError unless it is of the run of `config`."""
     best = load_checkpoint(out / names.BEST)
     if best.classes != config.classes or best.data not in ("", config.fingerprint):
-        raise UserError(f"{out / names.BEST} and {names.CONFIG} are of different runs")
+        raise UserError(
+            f"{out / names.BEST} and {names.CONFIG} are of different runs; put the files of one "
+            "run there"
+        )
     return best
 
 
