@@ -103,19 +103,29 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Refuses flags that contradict each other or the files in --out."""
+    if not args.teacher:
+        for name in ("teacher_weight", "temperature"):
+            if getattr(recipe, name) != getattr(Recipe, name):
+                raise UserError(f"--{name.replace('_', '-')} needs --teacher FILE.pt", status=2)
+    if not is_writing_process():
+        return
+    check_writable(args.out)
+    moved_away = [(args.out / name).resolve() for name in names.RUN_FILES]
+    if args.teacher and existing(args.teacher).resolve() in moved_away:
+        raise UserError(
+            f"--teacher {args.teacher} belongs to the run in --out, which this run would move "
+            "to archive/; give another --out"
+        )
+    if args.resume and not (args.out / names.LAST).exists():
+        raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")
+
+
 def main() -> None:
     args = parse_arguments()
     recipe = settings_from(Recipe, args)
-    if is_writing_process():
-        check_writable(args.out)
-        moved_away = [(args.out / name).resolve() for name in names.RUN_FILES]
-        if args.teacher and existing(args.teacher).resolve() in moved_away:
-            raise UserError(
-                f"--teacher {args.teacher} belongs to the run in --out, which this run would move "
-                "to archive/; give another --out"
-            )
-        if args.resume and not (args.out / names.LAST).exists():
-            raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")
+    check_flags(args, recipe)
 
     if args.tensorboard:
         import tensorboard  # noqa: F401, without it the run is refused here

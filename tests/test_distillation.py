@@ -95,6 +95,12 @@ def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path)
     train(small_npz, tmp_path, "--teacher", "no.pt").assert_refused("no.pt is missing")
 
 
+@pytest.mark.parametrize("flag", ["--teacher-weight", "--temperature"])
+def test_a_setting_of_the_teacher_without_one_is_refused(flag, small_npz, tmp_path):
+    outcome = train(small_npz, tmp_path, flag, 0.5)
+    outcome.assert_refused(f"{flag} needs --teacher", status=2)
+
+
 def test_a_teacher_that_the_run_would_move_away_is_refused(small_npz, finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "out")
     outcome = train(small_npz, out, "--teacher", tmp_path / "out" / "best.pt")
