@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from pathlib import Path
 
 import torch
 
@@ -38,13 +39,25 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
 
 
 def device_description(device: torch.device) -> str:
+    """The device by name. Runs are compared on one device, since two devices round differently."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"Apple GPU ({platform.machine()})"
     threads = torch.get_num_threads()
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"CPU, {threads} thread{'s' * (threads > 1)}, {capability}"
+    return f"CPU, {cpu_model()}, {threads} thread{'s' * (threads > 1)}, {capability}"
+
+
+def cpu_model(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of the CPU; on Linux for x86 with its family and model, since clouds give CPUs that
+    differ the same name, such as "AMD EPYC"."""
+    lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
+    fields = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= fields.keys():
+        return f"{name} family {fields['cpu family']} model {fields['model']}"
+    return name
 
 
 def training_precision(device: torch.device) -> torch.dtype:
