@@ -42,8 +42,8 @@ def parse_arguments() -> argparse.Namespace:
         help="the trained network",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="FILE.onnx", type=Path, default=names.RESULTS / names.ONNX,
-        help="file to write",
+        "--out", metavar="FILE.onnx", type=Path,
+        help=f"file to write (default: {names.ONNX} beside the checkpoint)",
     )  # fmt: skip
     parser.add_argument(
         "--int8", action="store_true",
@@ -59,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     add_data_flags(parser, default=None)
     args = parser.parse_args()
+    args.out = args.out or args.checkpoint.parent / names.ONNX
     if args.out.suffix != ".onnx":
         parser.error(f"argument --out: needs a name that ends in .onnx, not {str(args.out)!r}")
     if args.int8 and not args.dataset:

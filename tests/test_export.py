@@ -105,11 +105,13 @@ def test_the_page_has_the_facts_of_the_run(no_runtime, full_width_run, small_dat
 
 
 def test_a_checkpoint_alone(no_runtime, full_width_run, tmp_path):
-    """It is compared on random images, and the page has no samples."""
+    """It is compared on random images, the file lies beside it, and the page has no samples."""
     shutil.copy(full_width_run / "best.pt", tmp_path)
-    flags = ("--checkpoint", tmp_path / "best.pt", "--out", tmp_path / "net.onnx")
-    outcome = run_script("export", *flags, "--page", tmp_path / "site")
+    flags = ("--checkpoint", tmp_path / "best.pt", "--page", tmp_path / "site")
+    outcome = run_script("export", *flags)
+    assert outcome.out.startswith(f"{tmp_path / 'net.onnx'}, ")
     assert "on 500 random images" in outcome.out
+    assert (tmp_path / "net.onnx").is_file()
     facts = json.loads((tmp_path / "site" / "net.json").read_text())
     assert (facts["samples"], facts["evaluated_on"]) == ([], "test images")
 
