@@ -95,8 +95,8 @@ class RecipeRow(Strict):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know beside network and epochs: ("on digits", "with a teacher")."""
-        flags = ("with a teacher" if x.startswith("--teacher ") else x for x in self.flags)
+        """What a reader must know beside network and epochs: ("on digits", "--lr 0.002")."""
+        flags = (x.replace("--teacher ", "with the teacher ", 1) for x in self.flags)
         return (*[f"on {self.dataset}"] * (self.dataset != "cifar10"), *flags)
 
     @property

@@ -10,7 +10,8 @@ from torch import nn
 from experiments.record import row_of
 from model import build_network
 from recipe import Recipe
-from training.distillation import distillation
+from records.trained_net import TrainedNet
+from training.distillation import distillation, fingerprint
 from training.trainer import Trainer, cross_entropy
 
 
@@ -82,7 +83,8 @@ def test_a_recorded_teacher_is_known_by_its_weights(small_npz, finished_run, tmp
         flags = ("--epochs", 1, "--width", 0.25, "--seed", seed, "--teacher", teacher)
         assert train(small_npz, tmp_path / str(number), *flags).status == 0
         rows[number] = row_of(tmp_path / str(number))
-        assert "with a teacher" in rows[number].remarks
+        weights = fingerprint(TrainedNet(network))
+        assert f"with the teacher {weights}" in rows[number].remarks
     assert rows[0].recipe == rows[1].recipe != rows[2].recipe
 
 
