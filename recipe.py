@@ -10,6 +10,7 @@ from typing import Any
 IMAGE_SIZE = 32  # pixels; the side of every image that a network gets
 NETWORKS = ("Net", "ResidualNet")  # classes in model.py
 AUGMENTERS = ("albumentations", "device")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def setting(default: Any, help: str, choices: tuple[str, ...] | None = None, **bounds: float):
@@ -90,6 +91,12 @@ class Recipe:
         "where images are augmented: one by one by Albumentations on the CPU, or in whole batches "
         "on the training device",
         choices=AUGMENTERS,
+    )
+    precision: str = setting(
+        "auto",
+        "number format of the training steps; auto is bfloat16 on CUDA (float16 before Ampere) and "
+        "float32 elsewhere. On CPUs with AVX512_BF16, bfloat16 is faster; on others it is slower",
+        choices=PRECISIONS,
     )
     seed: int = setting(
         0, "seed of initial weights, data order and augmentation", at_least=0, below=2**32

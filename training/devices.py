@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from console.errors import UserError
 from training.processes import ALONE, World
@@ -60,13 +61,36 @@ def cpu_model(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
     return name
 
 
-def training_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA from Ampere on, float16 on older CUDA devices, float32 on others, where it
-    is faster for a network of this size."""
+def training_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The type for --precision `wanted`.
+
+    "auto" is bfloat16 on CUDA from Ampere on, float16 on older CUDA devices, float32 on others.
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted)
     if device.type != "cuda":
         return torch.float32
     has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if has_bfloat16 else torch.float16
+
+
+class Float32Conv2d(nn.Conv2d):
+    """A convolution that computes in float32 also under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+def avoid_slow_bfloat16(network: nn.Module) -> None:
+    """Lets the depthwise convolutions with stride compute in float32 on a CPU.
+
+    oneDNN has no optimized bfloat16 kernel for the gradient of their input; its reference kernel
+    takes longer than the rest of the network's step.
+    """
+    for module in network.modules():
+        if type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
+            module.__class__ = Float32Conv2d  # parameters, name and hooks stay
 
 
 def keep_freed_memory() -> None:
