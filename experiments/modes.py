@@ -87,9 +87,10 @@ def albumentations(setup: Setup, data: ImageData) -> Runner:
     return runner(make_trainer(setup, data).train, all_epochs(setup, data))
 
 
-def device(setup: Setup, data: ImageData) -> Runner:
-    """`train.py --augment device`"""
-    return albumentations(replace(setup, recipe=replace(setup.recipe, augment="device")), data)
+def device(setup: Setup, data: ImageData, precision: str = "auto") -> Runner:
+    """`train.py --augment device --precision PRECISION`"""
+    recipe = replace(setup.recipe, augment="device", precision=precision)
+    return albumentations(replace(setup, recipe=recipe), data)
 
 
 def loader_alone(setup: Setup, data: ImageData) -> Runner:
@@ -125,6 +126,7 @@ MODES: dict[str, Callable[[Setup, ImageData], Runner]] = {
     CEILING: ceiling,
     "albumentations": albumentations,
     "device": device,
+    "device, bfloat16": partial(device, precision="bfloat16"),
     "loader alone": loader_alone,
     PLAIN: plain_script,
     "plain, torchvision": partial(plain_script, transform=plain.torchvision_transform),

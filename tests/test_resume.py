@@ -49,10 +49,11 @@ def test_augmenters_differ(runs):
     assert log_without_times(runs["albumentations"]) != log_without_times(runs["device"])
 
 
-def test_interrupted_and_resumed_is_the_run(small_npz, tmp_path):
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_interrupted_and_resumed_is_the_run(precision, small_npz, tmp_path):
     """Ctrl-C, then the command that it names. test_survival.py does this with Albumentations."""
     flags = ["--dataset", small_npz, "--epochs", 8, "--batch-size", 16, "--width", 0.5]
-    flags += ["--augment", "device"]
+    flags += ["--augment", "device", "--precision", precision]
     assert run_script("train", *flags, "--out", tmp_path / "whole").status == 0
     assert read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
     run = forked.start([*map(str, flags)], tmp_path / "cut")

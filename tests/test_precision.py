@@ -1,0 +1,80 @@
+"""--precision: which number format a training step computes in, and that a run with it is a run."""
+
+import pytest
+import torch
+from runs import log_without_times, train
+from torch import nn
+
+from model import build_network
+from recipe import NETWORKS, Recipe
+from records import names
+from records.checkpoints import load_checkpoint
+from records.run import read_log
+from training.trainer import Trainer
+
+FLAGS = ("--augment", "device", "--epochs", 8)
+
+
+@pytest.fixture(scope="module")
+def half_run(small_npz, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bfloat16")
+    assert train(small_npz, out, *FLAGS, "--precision", "bfloat16").status == 0
+    return out
+
+
+def test_it_learns_in_bfloat16(half_run):
+    assert read_log(half_run).test_acc.iloc[-1] == 100
+
+
+def test_it_is_not_the_run_in_float32(half_run, small_npz, tmp_path):
+    assert train(small_npz, tmp_path, *FLAGS, "--precision", "float32").status == 0
+    assert log_without_times(half_run) != log_without_times(tmp_path)
+
+
+def test_what_is_kept_of_it_is_float32(half_run):
+    checkpoint = load_checkpoint(half_run / names.BEST)
+    floating = [x for x in checkpoint.weights.values() if x.is_floating_point()]
+    assert {tensor.dtype for tensor in floating} == {torch.float32}
+
+
+def test_it_is_resumed_in_the_same_format_only(half_run, small_npz):
+    outcome = train(small_npz, half_run, *FLAGS, "--resume")
+    outcome.assert_refused("it differs in --precision (was bfloat16, now auto). Give")
+
+
+def trainer_of(model: str, precision: str, data) -> Trainer:
+    torch.manual_seed(0)
+    network = build_network(model, num_classes=len(data.classes))
+    return Trainer(network, data, Recipe(precision=precision), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_only_depthwise_convolutions_with_stride_stay_in_float32(model, small_data):
+    trainer = trainer_of(model, "bfloat16", small_data)
+    formats = {}
+
+    def note(module, _inputs, result):
+        is_strided_depthwise = module.groups > 1 and module.stride == (2, 2)
+        formats.setdefault(is_strided_depthwise, set()).add(result.dtype)
+
+    for module in trainer.network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
+    images = torch.from_numpy(small_data.train_images).permute(0, 3, 1, 2)
+    trainer.train_step(images, torch.from_numpy(small_data.train_labels))
+    assert formats == {True: {torch.float32}, False: {torch.bfloat16}}
+    formats.clear()
+    trainer.evaluate()
+    assert formats == {True: {torch.float32}, False: {torch.float32}}
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_the_loss_in_bfloat16_is_close_to_that_in_float32(model, small_data):
+    images = torch.from_numpy(small_data.train_images).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(small_data.train_labels)
+    losses = [
+        trainer_of(model, precision, small_data).train([(images, labels)] * 3)[0]
+        for precision in ("float32", "bfloat16")
+    ]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
