@@ -13,10 +13,11 @@ from report.markdown import escaped, table
 
 
 def by_recipe(rows: Sequence[RecipeRow]) -> list[pd.DataFrame]:
-    """The runs of each recipe, with `RecipeRow.remarks` as a column."""
+    """The runs of each recipe, with `RecipeRow.remarks` as a column; small networks first."""
     runs = as_table(rows).assign(
         recipe=[each.recipe for each in rows], remarks=[each.remarks for each in rows]
     )
+    runs = runs.sort_values(["params", "epochs"], kind="stable")
     return [group for _, group in runs.groupby("recipe", sort=False)]
 
 

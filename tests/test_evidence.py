@@ -16,6 +16,7 @@ from records import names
 from records.evidence import AblationRow, BenchRow, RecipeRow, TimeRow, current_commit
 from records.run import LogRow, read_config
 from records.tables import read_rows, update_rows, write_table
+from report.evidence_tables import by_recipe
 
 TABLES = {
     names.ABLATION: AblationRow,
@@ -100,6 +101,13 @@ def test_runs_with_one_command_and_different_networks_are_different_recipes():
     assert replace(row, command="python train.py --seed 1 --out a", seed=1).recipe == row.recipe
     for other in ({"model": "ResidualNet"}, {"params": 2}, {"mult_adds": 2}, {"dataset": "y"}):
         assert replace(row, **other).recipe != row.recipe
+
+
+def test_recipes_are_listed_by_size_and_length():
+    row = RecipeRow("Net", 1, 1, 2, 0, "x", 80, 81, 1, "CPU", "python train.py")
+    runs = [replace(row, params=p, epochs=n) for p, n in ((2, 25), (1, 100), (2, 8), (1, 25))]
+    listed = [(each.params.iloc[0], each.epochs.iloc[0]) for each in by_recipe([*runs, *runs])]
+    assert listed == [(1, 25), (1, 100), (2, 8), (2, 25)]
 
 
 def test_a_log_that_contradicts_the_confusion_matrix_is_refused(finished_run, tmp_path):
