@@ -1,5 +1,6 @@
 """Accuracy of the recorded runs against their training time."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from records.evidence import RecipeRow
 from report import pictures
 from report.evidence_tables import by_recipe
 
-WIDTH, ROW, MARGINS = 830, 36, 70  # pixels at the width at which the README shows it
+WIDTH, ROW, MARGINS = 830, 40, 70  # pixels at the width at which the README shows it
+LINE = 58  # letters in a line of a label
 
 
 def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
@@ -50,10 +52,11 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
 
 
 def _label(group: pd.DataFrame) -> str:
-    """Two lines: the accuracy, the network and the epochs; the runs, devices and remarks."""
+    """The accuracy, the network, the epochs, the runs and their devices; below them the remarks."""
     row = group.iloc[0]
     devices = sorted({device.split(",")[0] for device in group.device})
     runs = f"{len(group)} run{'s' * (len(group) > 1)}"
-    first = f"{group.test_acc.mean():.2f} %  {row.model}, {row.epochs} epochs"
-    lines = first, ", ".join([runs, *devices, *row.remarks])
-    return "\n".join(pictures.shortened(line, 58) for line in lines)
+    about = ", ".join([row.model, f"{row.epochs} epochs", runs, *devices])
+    remarks = textwrap.wrap(", ".join(row.remarks), LINE, max_lines=2, placeholder=" ...")
+    first = f"{group.test_acc.mean():.2f} %  {about}"
+    return "\n".join([pictures.shortened(first, LINE), *remarks])
