@@ -2,6 +2,7 @@
 
     python -m experiments.ablation --dataset cifar10                 # all changes, three seeds
     python -m experiments.ablation --dataset cifar10 --only mixup    # one of them
+    python -m experiments.ablation --model ResidualNet --epochs 50   # of the second network
 
 Each run trains the default recipe with one change (and --augment device, which is faster) on the
 training set without 5,000 images, and is evaluated on those; the test set is not used. A row is
@@ -14,11 +15,18 @@ from itertools import product
 from pathlib import Path
 
 from console.errors import command_line, run
-from console.flags import Parser, add_device_flag, as_flags, number, settings_from
+from console.flags import (
+    Parser,
+    add_device_flag,
+    add_setting_flags,
+    as_flags,
+    number,
+    settings_from,
+)
 from inputs.sources import add_data_flags
-from recipe import Recipe
+from recipe import Network, Recipe
 from records import names
-from records.evidence import UNCHANGED, AblationRow, current_commit
+from records.evidence import UNCHANGED, AblationRow, current_commit, shared_settings
 from records.files import check_writable
 
 HOLDOUT = 5000
@@ -78,6 +86,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", metavar="N", type=number(int, at_least=1), default=3, help="seeds per change"
     )
+    add_setting_flags(parser, Network)
+    add_setting_flags(parser, Recipe, "precision")
     parser.add_argument(
         "--only", metavar="CHANGE", choices=CHANGES,
         help=f"measure this change only (default: all), one of: {'; '.join(CHANGES)}",
@@ -99,17 +109,21 @@ def main() -> None:
     from training.devices import device_description, keep_freed_memory, pick_device
 
     commit = current_commit()
+    network = settings_from(Network, args)
+    unchanged = Recipe(
+        epochs=args.epochs, augment="device", precision=args.precision, network=network
+    )
     device = pick_device(args.device)
+    place = device_description(device), shared_settings(unchanged)
     data = load(args.dataset, args.data_dir, holdout=HOLDOUT)
     keep_freed_memory()
     table = args.out / names.ABLATION
     for seed, change in product(range(args.seeds), [args.only] if args.only else CHANGES):
-        key = (change, args.epochs, seed, data.name, device_description(device))
+        key = (change, args.epochs, seed, data.name, *place)
         if key in [row.run for row in read_rows(table, AblationRow)]:
             print(f"{change}, seed {seed}: has a row in {table} already", flush=True)
             continue
-        recipe = Recipe(epochs=args.epochs, seed=seed, augment="device")
-        recipe = changed(recipe, **SETTINGS.get(change, {}))
+        recipe = changed(unchanged, seed=seed, **SETTINGS.get(change, {}))
         row = measure(change, CODE.get(change), recipe, data, device, command_line(), commit)
         update_rows(table, AblationRow, lambda rows, row=row: [*rows, row])
         print(f"{change}, seed {seed}: {row.val_acc:.2f} %", flush=True)

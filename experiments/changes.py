@@ -20,7 +20,7 @@ from inputs import augment
 from inputs.image_data import ImageData
 from model import build_network
 from recipe import Recipe
-from records.evidence import AblationRow
+from records.evidence import AblationRow, shared_settings
 from training.devices import device_description
 from training.muon import Muon
 from training.optimizers import make_optimizers
@@ -63,6 +63,7 @@ def measure(
         device=device_description(device),
         command=command,
         commit=commit,
+        settings=shared_settings(recipe),
     )
 
 
@@ -179,9 +180,11 @@ def whitened_first_layer(trainer: Trainer) -> None:
 
     The largest component is first (https://arxiv.org/abs/2404.00498).
     """
-    filters = trainer.network.c1a.conv.weight
+    convolutions = (m for m in trainer.network.modules() if isinstance(m, nn.Conv2d))
+    filters = next(convolutions).weight
     images = trainer.normalise(as_tensor(trainer.data.train_images[:2000]).to(trainer.device))
     patches = F.unfold(images, 3)[:, :, ::7].permute(0, 2, 1).flatten(0, 1)
     _, components = torch.linalg.eigh(patches.T @ patches)  # in columns, the largest last
+    whitening = components.T.flip(0)[: len(filters)]  # fewer than filters, if there are over 27
     with torch.no_grad():
-        filters.copy_(components.T.flip(0)[: len(filters)].view_as(filters))
+        filters[: len(whitening)] = whitening.view(-1, *filters.shape[1:])

@@ -132,6 +132,14 @@ class TimeRow(Strict):
         return self.script, self.epochs, self.seed, self.dataset, self.device
 
 
+def shared_settings(recipe: Recipe) -> str:
+    """Network and precision, which all changes of an ablation share, as flags without defaults."""
+    shared = as_flags(recipe.network) | {"--precision": recipe.precision}
+    defaults = as_flags(Recipe())
+    differing = (pair for pair in shared.items() if pair[1] != defaults[pair[0]])
+    return shlex.join(str(x) for pair in differing for x in pair)
+
+
 @dataclass(frozen=True)
 class AblationRow(Strict):
     """A run of the recipe with one change, evaluated on held-out training images."""
@@ -147,14 +155,15 @@ class AblationRow(Strict):
     device: str
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown
+    settings: str = ""  # see `shared_settings`
 
     @property
-    def run(self) -> tuple[str, int, int, str, str]:
+    def run(self) -> tuple[str, int, int, str, str, str]:
         """The fields that identify a run.
 
         Devices round differently, which changes a result as much as another seed does.
         """
-        return self.change, self.epochs, self.seed, self.dataset, self.device
+        return self.change, self.epochs, self.seed, self.dataset, self.device, self.settings
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,14 @@ def ablation_table(results: Path) -> str | None:
     rows = read_rows(results / names.ABLATION, AblationRow)
     if not rows:
         return None
-    same_run = ["change", "epochs", "seed", "dataset", "device"]
+    same_run = ["change", "epochs", "seed", "dataset", "device", "settings"]
     runs = as_table(rows).drop_duplicates(same_run)
     unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:])[["val_acc", "val_loss"]]
     runs = runs.join(unchanged.add_prefix("unchanged_"), on=same_run[1:])
-    runs = runs.sort_values("epochs", kind="stable")
+    runs = runs.sort_values(["settings", "epochs"], kind="stable")
     cells = []
-    for (change, epochs, _), group in runs.groupby(["change", "epochs", "dataset"], sort=False):
+    same_row = ["change", "epochs", "dataset", "settings"]
+    for (change, epochs, _, settings), group in runs.groupby(same_row, sort=False):
         pairs = group[group.unchanged_val_acc.notna() & (group.change != UNCHANGED)]
         figures = (
             mean_and_spread(group.val_acc),
@@ -61,7 +62,8 @@ def ablation_table(results: Path) -> str | None:
             mean_and_spread(pairs.val_loss - pairs.unchanged_val_loss, "+.4f"),
             f"{group.val_acc_flipped.mean():.2f}",
         )
-        cells.append((escaped(change), epochs, *figures, len(group)))
+        title = f"{change} ({settings})" if settings else change
+        cells.append((escaped(title), epochs, *figures, len(group)))
     titles = ("held-out accuracy (%):", "difference:", "held-out loss:", "difference:")
     titles += ("accuracy with flips averaged (%):", "runs:")
     return table(("change", "epochs:", *titles), cells)

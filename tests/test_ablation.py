@@ -59,3 +59,16 @@ def test_the_command_keeps_a_row_per_run_and_repeats_none(small_data, tmp_path, 
     assert "has a row" in again.out
     (row,) = read_rows(tmp_path / names.ABLATION, AblationRow)
     assert row.command.startswith("python -m experiments.ablation --dataset digits")
+
+
+def test_networks_and_precisions_are_other_runs(small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
+    flags = ("--dataset", "digits", "--epochs", 1, "--seeds", 1, "--out", tmp_path)
+    for other in ((), ("--model", "ResidualNet"), ("--precision", "bfloat16")):
+        outcome = run_script(
+            "experiments.ablation", *flags, "--only", "whitened first layer", *other
+        )
+        assert outcome.status == 0, outcome.err
+    rows = read_rows(tmp_path / names.ABLATION, AblationRow)
+    assert [row.settings for row in rows] == ["", "--model ResidualNet", "--precision bfloat16"]
+    assert len({row.val_loss for row in rows}) == 3

@@ -181,6 +181,19 @@ def test_ablation_block_compares_runs_on_one_device(repo):
     assert "| EMA | 8 | 81.00 |  | " in table
 
 
+def test_ablation_block_compares_runs_of_one_network(repo):
+    runs = [
+        AblationRow(change, 8, 0, "x", 0.5, accuracy, 90, 0.4, "CPU", "python x.py", "", settings)
+        for change, accuracy, settings in (
+            ("none", 80.0, ""), ("none", 85.0, "--model ResidualNet"),
+            ("mixup", 86.0, "--model ResidualNet"), ("EMA", 81.0, ""),
+        )
+    ]  # fmt: skip
+    table = readme_with(repo, names.ABLATION, runs)
+    assert "| mixup (--model ResidualNet) | 8 | 86.00 | +1.00 | " in table
+    assert "| EMA | 8 | 81.00 | +1.00 | " in table
+
+
 def test_time_block_compares_what_reached_the_target(repo):
     runs = [
         TimeRow(script, epochs, seed, "x", accuracy, seconds, device, "python -m x")
