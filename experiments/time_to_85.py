@@ -2,6 +2,7 @@
 
     python -m experiments.time_to_85 --dataset cifar10
     python -m experiments.time_to_85 --dataset cifar10 --epochs 7 8 --plain-epochs 50
+    python -m experiments.time_to_85 --dataset cifar10 -- --augment device --precision bfloat16
 
 Each script trains for each number of epochs, in the given order, until the last epoch is above
 85 % for every seed. The plain script (experiments/plain.py) trains with AdamW; its learning rate
@@ -13,6 +14,7 @@ the times useless.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +59,10 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of time_to_85.csv",
     )  # fmt: skip
     add_device_flag(parser)
+    parser.add_argument(
+        "flags", metavar="FLAG", nargs="*", default=[],
+        help="after --: flags for train.py (default: none)",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -68,8 +74,9 @@ def main() -> None:
     from data import load
 
     data = load(args.dataset, args.data_dir)
+    train_py = shlex.join(["train.py", *args.flags])
     for _ in zip_longest(
-        search("train.py", args.epochs, run_train_py, args, data),
+        search(train_py, args.epochs, run_train_py, args, data),
         search("plain script", args.plain_epochs, run_plain_script, args, data),
     ):
         pass  # both scripts have finished a run
@@ -120,9 +127,9 @@ def run_train_py(args: argparse.Namespace, recipe: Recipe, _data: ImageData) -> 
     from records.run import read_log
 
     out = args.out / f"{recipe.epochs}-epochs-seed{recipe.seed}"
-    flags = [f"--dataset={args.dataset}", f"--data-dir={args.data_dir}", f"--device={args.device}"]
-    flags += [f"--epochs={recipe.epochs}", f"--seed={recipe.seed}", f"--out={out}"]
-    if status := train(*flags):
+    flags = [*args.flags, f"--dataset={args.dataset}", f"--data-dir={args.data_dir}"]
+    flags += [f"--device={args.device}", f"--epochs={recipe.epochs}", f"--seed={recipe.seed}"]
+    if status := train(*flags, f"--out={out}"):
         sys.exit(status)
     log = read_log(out)
     return float(log.test_acc.iloc[-1]), float(log.seconds.sum())

@@ -29,6 +29,9 @@ def test_both_scripts_are_measured_once(small_data, tmp_path):
     assert all(row.seconds > 0 and row.dataset == "twice" for row in rows)
     assert run_script(*command).status == 0
     assert read_rows(tmp_path / names.TIME_TO_85, TimeRow) == rows
+    assert run_script(*command, "--", "--augment", "device").status == 0
+    *earlier, with_flags = read_rows(tmp_path / names.TIME_TO_85, TimeRow)
+    assert (earlier, with_flags.script) == (rows, "train.py --augment device")
 
 
 def test_the_scripts_take_turns_until_all_seeds_are_above_the_target(tmp_path, monkeypatch):
