@@ -1,9 +1,12 @@
-"""The name of a device, by which runs are compared."""
+"""The name of a device, by which runs are compared; kernels that are slow on CPUs."""
+
+from copy import deepcopy
 
 import pytest
 import torch
+from torch import nn
 
-from training.devices import cpu_model, device_description
+from training.devices import avoid_slow_kernels, cpu_model, device_description
 
 EPYC_4 = "processor : 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
 EPYC_5 = EPYC_4.replace("25", "26")
@@ -32,3 +35,37 @@ def test_a_cpu_has_a_name_on_every_system(text, tmp_path):
 
 def test_the_device_of_a_run_names_the_cpu():
     assert cpu_model() in device_description(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("options", "side", "is_replaced"),
+    [
+        ({"padding": 2, "dilation": 2}, 4, True),
+        ({"padding": 4, "dilation": 4}, 8, True),
+        ({"padding": 2, "dilation": 2}, 5, True),  # of a class that computes the same here
+        ({"padding": 1, "dilation": 2}, 8, False),
+        ({"padding": 2, "dilation": 2, "bias": True}, 4, False),
+        ({"padding": 2, "dilation": 2, "padding_mode": "circular"}, 4, False),
+        ({"padding": 2, "dilation": 2, "out_channels": 12}, 4, False),
+        ({"padding": (2, 1), "dilation": (2, 1)}, 4, False),
+        ({"padding": 2, "dilation": 2, "stride": 2}, 4, False),
+        ({"padding": 1}, 4, False),
+    ],
+)
+def test_a_replaced_convolution_computes_the_same(options, side, is_replaced):
+    torch.manual_seed(0)
+    usual = nn.Conv2d(**{"in_channels": 6, "out_channels": 6, "bias": False, **options},
+                      kernel_size=3, groups=6)  # fmt: skip
+    fast = deepcopy(usual)
+    avoid_slow_kernels(fast, torch.float32)
+    assert (type(fast) is not nn.Conv2d) == is_replaced
+    images = torch.randn(4, 6, side, side, requires_grad=True)
+    torch.testing.assert_close(fast(images), usual(images))
+    weighting = torch.randn_like(usual(images))  # else all positions have the same gradient
+    gradients = [
+        torch.autograd.grad((conv(images) * weighting).sum(), (images, conv.weight))
+        for conv in (usual, fast)
+    ]
+    torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        assert torch.equal(fast(images), usual(images))

@@ -49,13 +49,13 @@ def trainer_of(model: str, precision: str, data) -> Trainer:
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-def test_only_depthwise_convolutions_with_stride_stay_in_float32(model, small_data):
+def test_only_depthwise_convolutions_with_stride_or_dilation_stay_in_float32(model, small_data):
     trainer = trainer_of(model, "bfloat16", small_data)
     formats = {}
 
     def note(module, _inputs, result):
-        is_strided_depthwise = module.groups > 1 and module.stride == (2, 2)
-        formats.setdefault(is_strided_depthwise, set()).add(result.dtype)
+        is_slow = module.groups > 1 and (2, 2) in (module.stride, module.dilation)
+        formats.setdefault(is_slow, set()).add(result.dtype)
 
     for module in trainer.network.modules():
         if isinstance(module, nn.Conv2d):

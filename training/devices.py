@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from console.errors import UserError
@@ -82,15 +83,53 @@ class Float32Conv2d(nn.Conv2d):
             return super().forward(x.float())
 
 
-def avoid_slow_bfloat16(network: nn.Module) -> None:
-    """Makes the depthwise convolutions with stride compute in float32 under autocast.
+class UndilatedConv2d(nn.Conv2d):
+    """A depthwise 3x3 convolution with dilation d, computed as convolutions without dilation.
 
-    On a CPU, oneDNN has only a reference kernel for the gradient of their input in bfloat16. With
-    it, a training step takes nearly as long as in float32.
+    There are d x d of them in each channel, each on every d-th row and column. The result differs
+    in rounding only. They compute in float32 also under autocast.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = self.dilation[0]
+        if not torch.is_grad_enabled() or any(side % d for side in x.shape[2:]):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float().permute(0, 2, 3, 1)  # channels last, as it is in memory
+            x = x.unflatten(2, (-1, d)).unflatten(1, (-1, d))  # (B, H/d, d, W/d, d, C)
+            x = x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2)  # (d * d * B, H/d, W/d, C)
+            y = F.conv2d(x.permute(0, 3, 1, 2), self.weight, padding=1, groups=self.groups)
+            y = y.permute(0, 2, 3, 1).unflatten(0, (d, d, -1))  # and back
+            y = y.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)
+            return y.permute(0, 3, 1, 2)
+
+
+def avoid_slow_kernels(network: nn.Module, precision: torch.dtype) -> None:
+    """Replaces the depthwise convolutions whose backward pass oneDNN has no fast CPU kernel for.
+
+    With its reference kernels, a dilated one takes many times as long as an undilated one, and in
+    bfloat16, those with stride make a training step nearly as slow as in float32. Parameters,
+    names and hooks stay.
     """
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
-            module.__class__ = Float32Conv2d  # parameters, name and hooks stay
+        if type(module) is not nn.Conv2d or module.groups == 1:
+            continue
+        if _is_dilated_depthwise(module):
+            module.__class__ = UndilatedConv2d
+        elif precision == torch.bfloat16 and max(module.stride) > 1:
+            module.__class__ = Float32Conv2d
+
+
+def _is_dilated_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether `UndilatedConv2d` computes what `conv` does."""
+    d = conv.dilation[0]
+    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    return (
+        d > 1
+        and geometry == ((3, 3), (1, 1), (d, d), (d, d))
+        and conv.groups == conv.in_channels == conv.out_channels
+        and (conv.bias, conv.padding_mode) == (None, "zeros")
+    )
 
 
 def keep_freed_memory() -> None:

@@ -31,7 +31,7 @@ from records.checkpoints import Checkpoint, TrainingState, load_weights, probe_l
 from records.evidence import current_commit
 from records.run import Config, LogRow, check_log, now
 from records.tables import validated
-from training.devices import avoid_slow_bfloat16, device_description, training_precision
+from training.devices import avoid_slow_kernels, device_description, training_precision
 from training.optimizers import JointOptimizer, linear_schedule, make_optimizers, restore
 from training.processes import ALONE, World
 
@@ -105,8 +105,8 @@ class Trainer:
             "loss": loss.__name__,
             "optimizers": ", ".join(type(each).__name__ for each in self.optimizers),
         }
-        if self.precision == torch.bfloat16 and device.type == "cpu":
-            avoid_slow_bfloat16(network)
+        if device.type == "cpu":
+            avoid_slow_kernels(network, self.precision)
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Takes one optimizer step; returns the batch's logits (B, classes) before it.
