@@ -1,14 +1,13 @@
 """Measures a trained network on the test images of a data set, without the training loop.
 
-python evaluate.py                                            # results/best.pt on CIFAR-10
-python evaluate.py runs/seed1/last.pt --dataset path/to/folder
+python evaluate.py                                     # results/best.pt on CIFAR-10
+python evaluate.py --checkpoint runs/seed1/last.pt --dataset path/to/folder
 """
 
 import argparse
-from pathlib import Path
 
 from console.errors import print_error, run
-from console.flags import Parser, add_device_flag
+from console.flags import Parser, a_path, add_device_flag
 from inputs.sources import add_data_flags
 from records import names
 
@@ -16,8 +15,8 @@ from records import names
 def parse_arguments() -> argparse.Namespace:
     parser = Parser("Measure a checkpoint's accuracy on the test images of a data set.")
     parser.add_argument(
-        "checkpoint", type=Path, nargs="?", default=names.RESULTS / names.BEST,
-        help="the trained network",
+        "--checkpoint", metavar="FILE.pt", type=a_path,
+        default=names.RESULTS / names.BEST, help="the trained network",
     )  # fmt: skip
     add_data_flags(parser)
     add_device_flag(parser)

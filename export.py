@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
-from console.flags import Parser
+from console.flags import Parser, a_path
 from inputs.sources import add_data_flags
 from recipe import IMAGE_SIZE
 from records import names
@@ -38,11 +38,11 @@ TOLERANCE = 1e-3  # between logits of PyTorch and onnxruntime, which sum in anot
 def parse_arguments() -> argparse.Namespace:
     parser = Parser("Write a trained network as an ONNX file, compared with PyTorch.")
     parser.add_argument(
-        "--checkpoint", metavar="FILE.pt", type=Path, default=names.RESULTS / names.BEST,
+        "--checkpoint", metavar="FILE.pt", type=a_path, default=names.RESULTS / names.BEST,
         help="the trained network",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="FILE.onnx", type=Path,
+        "--out", metavar="FILE.onnx", type=a_path,
         help=f"file to write (default: {names.ONNX} beside the checkpoint)",
     )  # fmt: skip
     parser.add_argument(
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
         help="also write FILE.int8.onnx with 8-bit integers, calibrated on training images",
     )  # fmt: skip
     parser.add_argument(
-        "--page", metavar="DIR", type=Path,
+        "--page", metavar="DIR", type=a_path,
         help="also write a folder with the page in demo/, the network and onnxruntime-web "
     )  # fmt: skip
     parser.add_argument(

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from console.errors import CONTROL_CHARACTERS, run
-from console.flags import Parser, add_device_flag, number
+from console.flags import Parser, a_path, add_device_flag, number
 from records import names
 from records.files import check_writable
 
@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
         help="an image file, a folder of them at any depth, or - for an image's bytes on stdin",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint", metavar="FILE.pt", type=Path, default=names.RESULTS / names.BEST,
+        "--checkpoint", metavar="FILE.pt", type=a_path, default=names.RESULTS / names.BEST,
         help="the trained network",
     )  # fmt: skip
     parser.add_argument(
@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
         help="number of classes to print for each image, the most probable first",
     )  # fmt: skip
     parser.add_argument(
-        "--explain", metavar="DIR", type=Path,
+        "--explain", metavar="DIR", type=a_path,
         help="also write a picture of each image with the class activation maps of its two most "
         "probable classes; existing files are kept",
     )  # fmt: skip
@@ -51,9 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.images.count(STDIN) > 1:
         parser.error("- stands for one image, and was given twice")
-    missing = [name for name in args.images if name != STDIN and not Path(name).exists()]
-    if missing:
-        parser.error(f"there is no file or folder {missing[0]}")
+    for name in args.images:
+        if name != STDIN and not (name and Path(name).exists()):
+            parser.error(f"there is no file or folder {name!r}")
     return args
 
 

@@ -28,6 +28,7 @@ from console.errors import (
 )
 from console.flags import (
     Parser,
+    a_path,
     add_setting_flags,
     add_speed_flags,
     as_flags,
@@ -76,14 +77,14 @@ def parse_arguments() -> argparse.Namespace:
     recipe = parser.add_argument_group("recipe (settings that affect the result)")
     add_setting_flags(recipe, Recipe)
     recipe.add_argument(
-        "--teacher", metavar="FILE.pt", type=Path,
+        "--teacher", metavar="FILE.pt", type=a_path,
         help="checkpoint of a trained network; the loss also has the divergence from its "
         "probabilities (--teacher-weight), and labels are not smoothed",
     )  # fmt: skip
     run_flags = parser.add_argument_group("run")
     add_speed_flags(run_flags)
     run_flags.add_argument(
-        "--out", metavar="DIR", type=Path, default=names.RESULTS,
+        "--out", metavar="DIR", type=a_path, default=names.RESULTS,
         help="folder of the run; after the first epoch, an earlier run in it is moved to "
         "DIR/archive/",
     )  # fmt: skip
@@ -105,10 +106,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
     """Refuses flags that contradict each other or the files in --out."""
-    if not args.teacher:
-        for name in ("teacher_weight", "temperature"):
-            if getattr(recipe, name) != getattr(Recipe, name):
-                raise UserError(f"--{name.replace('_', '-')} needs --teacher FILE.pt", status=2)
+    for name in ("teacher_weight", "temperature"):
+        if not args.teacher and getattr(recipe, name) != getattr(Recipe, name):
+            raise UserError(f"--{name.replace('_', '-')} needs --teacher FILE.pt", status=2)
+    if args.teacher and recipe.label_smoothing != Recipe.label_smoothing:
+        raise UserError("--label-smoothing has no effect with --teacher; leave it out", status=2)
     if not is_writing_process():
         return
     check_writable(args.out)
@@ -182,14 +184,15 @@ def make_trainer(
         teacher = load_teacher(args.teacher, data)
         teacher.to(device, memory_format=torch.channels_last)
         options["loss"] = distillation(teacher)
+        print(f"teacher: {args.teacher}, {teacher.network.name}", flush=True)
     trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **options)
     trainer.settings |= {
         "--limit-train": args.limit_train,
         "--holdout": args.holdout,
         "teacher": fingerprint(teacher) if teacher else None,
     }
-    parameters = f"{count_parameters(network):,} parameters"
-    print(f"network: {parameters}, on {device_description(device)}", flush=True)
+    size = f"{network.name}, {count_parameters(network):,} parameters"
+    print(f"network: {size}, on {device_description(device)}", flush=True)
     return trainer
 
 

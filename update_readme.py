@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from console.errors import UserError, command_line, run
-from console.flags import Parser
+from console.flags import Parser, a_path
 from records import names
 from records.files import check_writable, replacing
 
@@ -26,10 +26,10 @@ Spans = dict[str, tuple[int, int]]  # where the content of each block begins and
 def parse_arguments() -> argparse.Namespace:
     parser = Parser("Write the results of a run into the README, between its markers.")
     parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=names.RESULTS, help="folder of the run"
+        "--results", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of the run"
     )
     parser.add_argument(
-        "--readme", metavar="FILE", type=Path, nargs="+", default=[names.README],
+        "--readme", metavar="FILE", type=a_path, nargs="+", default=[names.README],
         help="files to update; with README.md, also the files in docs/ that have markers "
         f"(default: {names.README})",
     )  # fmt: skip
@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
     )
     one_of.add_argument(
-        "--compare", metavar="DIR", type=Path, nargs="+",
+        "--compare", metavar="DIR", type=a_path, nargs="+",
         help="print a table of the runs in these folders and draw their curves; no README "
     )  # fmt: skip
     return parser.parse_args()

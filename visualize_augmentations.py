@@ -8,10 +8,9 @@ Also writes each picture enlarged as a tile, into a folder named after --save.
 """
 
 import argparse
-from pathlib import Path
 
 from console.errors import run
-from console.flags import Parser, add_setting_flags, number, settings_from
+from console.flags import Parser, a_path, add_setting_flags, number, settings_from
 from inputs.sources import add_data_flags
 from recipe import Augmentation, Recipe
 from records import names
@@ -29,8 +28,8 @@ def parse_arguments() -> argparse.Namespace:
         help="number of images",
     )  # fmt: skip
     parser.add_argument(
-        "--save", metavar="FILE.png", type=Path, default=names.RESULTS / names.AUGMENTATION_DEMO,
-        help="file of the grid",
+        "--save", metavar="FILE.png", type=a_path,
+        default=names.RESULTS / names.AUGMENTATION_DEMO, help="file of the grid",
     )  # fmt: skip
     args = parser.parse_args()
     if args.save.suffix.lower() != ".png":

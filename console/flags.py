@@ -115,6 +115,13 @@ def add_speed_flags(group) -> None:
     )  # fmt: skip
 
 
+def a_path(text: str) -> Path:
+    """An argparse type: a path. "" is none: to `Path` it is the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("needs the path of a file or folder, not ''")
+    return Path(text)
+
+
 def device_name(text: str) -> str:
     """An argparse type: the name of a device, which this machine may lack."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):

@@ -12,11 +12,11 @@ same device: move the file away when the recipe itself has changed.
 
 import argparse
 from itertools import product
-from pathlib import Path
 
 from console.errors import command_line, run
 from console.flags import (
     Parser,
+    a_path,
     add_device_flag,
     add_setting_flags,
     as_flags,
@@ -93,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
         help=f"measure this change only (default: all), one of: {'; '.join(CHANGES)}",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=names.RESULTS, help="folder of ablation.csv"
+        "--out", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of ablation.csv"
     )
     add_device_flag(parser)
     return parser.parse_args()

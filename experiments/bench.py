@@ -11,10 +11,9 @@ figures are medians over the rounds.
 """
 
 import argparse
-from pathlib import Path
 
 from console.errors import command_line, run
-from console.flags import Parser, add_setting_flags, add_speed_flags
+from console.flags import Parser, a_path, add_setting_flags, add_speed_flags
 from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
@@ -32,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         "--profile", action="store_true", help="print where a step's time goes, and nothing else"
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=names.RESULTS, help="folder of bench.csv"
+        "--out", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of bench.csv"
     )
     return parser.parse_args()
 

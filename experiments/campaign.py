@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from console.errors import Stopped, UserError, run
-from console.flags import Parser
+from console.flags import Parser, a_path
 from experiments.record import record
 from records import names
 from records.files import check_writable
@@ -41,10 +41,10 @@ def parse_arguments() -> argparse.Namespace:
         help=f"train these runs only (default: all), of: {', '.join(RUNS)}",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("runs"), help="folder of the runs"
+        "--out", metavar="DIR", type=a_path, default=Path("runs"), help="folder of the runs"
     )
     parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=names.RESULTS, help="folder of recipes.csv"
+        "--results", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of recipes.csv"
     )
     parser.add_argument(
         "flags", metavar="FLAG", nargs="*", default=[],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
-from console.flags import Parser, as_flags
+from console.flags import Parser, a_path, as_flags
 from inputs.sources import SOURCES
 from recipe import Network, Recipe
 from records import names
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser("Add finished runs to the evidence, results/recipes.csv.")
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="the folder of a run")
+    parser.add_argument("runs", metavar="RUN", type=a_path, nargs="+", help="the folder of a run")
     parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=names.RESULTS, help="folder of recipes.csv"
+        "--results", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of recipes.csv"
     )
     return parser.parse_args()
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.errors import command_line, run
-from console.flags import Parser, add_device_flag, number
+from console.flags import Parser, a_path, add_device_flag, number
 from experiments.campaign import train
 from inputs.sources import add_data_flags
 from recipe import Recipe
@@ -51,11 +51,11 @@ def parse_arguments() -> argparse.Namespace:
         "--seeds", metavar="N", type=count, default=3, help="seeds for each number of epochs"
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("runs/time-to-85"),
+        "--out", metavar="DIR", type=a_path, default=Path("runs/time-to-85"),
         help="folder of the runs of train.py",
     )  # fmt: skip
     parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=names.RESULTS,
+        "--results", metavar="DIR", type=a_path, default=names.RESULTS,
         help="folder of time_to_85.csv",
     )  # fmt: skip
     add_device_flag(parser)

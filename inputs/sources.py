@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import UserError
-from console.flags import in_repository
+from console.flags import a_path, in_repository
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ SOURCES = (
         "folder",
         "a folder",
         "with images in train/CLASS/ and test/CLASS/, or in CLASS/",
-        lambda text: Path(text).is_dir(),
+        os.path.isdir,
     ),
 )
 
@@ -53,7 +53,7 @@ def add_data_flags(group, default: str | None = "cifar10") -> None:
         "--dataset", metavar="SOURCE", type=dataset_name, default=default, help=kinds
     )
     group.add_argument(
-        "--data-dir", metavar="DIR", type=Path, default=DATA_DIR,
+        "--data-dir", metavar="DIR", type=a_path, default=DATA_DIR,
         help="folder of CIFAR-10's files, and of the 32x32 copies of image folders",
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def source_of(dataset: str) -> Source:
     if not Path(dataset).exists() and (Path(dataset).suffix or os.sep in dataset):
         raise UserError(f"there is no file {dataset}")
     kinds = ", ".join(source.name for source in SOURCES)
-    raise UserError(f"{dataset} is none of these: {kinds}")
+    raise UserError(f"{dataset!r} is none of these: {kinds}")
 
 
 def dataset_name(text: str) -> str:

@@ -2,9 +2,8 @@
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
-from console.flags import Parser, add_setting_flags, settings_from
+from console.flags import Parser, a_path, add_setting_flags, settings_from
 from recipe import Network
 from records import names
 from records.files import check_writable
@@ -14,7 +13,7 @@ def main() -> None:
     parser = Parser("Print the network's layer table, receptive-field tally and constraint checks.")
     add_setting_flags(parser, Network)
     parser.add_argument(
-        "--save", metavar="DIR", type=Path,
+        "--save", metavar="DIR", type=a_path,
         help=f"also draw its blocks and its receptive field, {names.BLOCK_DIAGRAM.name} and "
         f"{names.RECEPTIVE_FIELD.name} in DIR",
     )  # fmt: skip

@@ -143,7 +143,8 @@ def _kernel(layer: Layer) -> str:
         layer.motion.kernel, layer.motion.stride, layer.motion.dilation
     )  # fmt: skip
     sizes = f"{height}x{width}" + f" s{stride}" * (stride > 1)
-    return "dw " * layer.is_depthwise + sizes + f" d{dilation}" * layer.is_dilated
+    kind = "dw " * layer.is_depthwise + "max " * layer.is_maximum
+    return kind + sizes + f" d{dilation}" * layer.is_dilated
 
 
 def _shape(modules: dict[str, nn.Module], layer: Layer) -> str:

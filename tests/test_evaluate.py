@@ -2,13 +2,18 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
-from runs import run_script, save_npz
+from runs import Outcome, run_script, save_npz
 
 from records import names
 from records.checkpoints import load_checkpoint
 from records.run import read_log
+
+
+def evaluate(checkpoint: Path, dataset: object) -> Outcome:
+    return run_script("evaluate", "--checkpoint", checkpoint, "--dataset", dataset)
 
 
 def figures(outcome) -> list[float]:
@@ -21,7 +26,7 @@ def test_it_is_what_the_log_says(finished_run, small_npz):
     log = read_log(finished_run).set_index("epoch")
     for name in (names.BEST, names.LAST):
         row = log.loc[load_checkpoint(finished_run / name).epoch]
-        outcome = run_script("evaluate", finished_run / name, "--dataset", small_npz)
+        outcome = evaluate(finished_run / name, small_npz)
         accuracy, loss, _ = figures(outcome)
         assert accuracy == round(row.test_acc, 2)
         assert abs(loss - row.test_loss) < 1e-4
@@ -32,7 +37,7 @@ def test_mirror_images_are_averaged_in(finished_run, small_npz, small_data, tmp_
     halves = small_data.test_images[:, :, :16]
     symmetric = np.concatenate([halves, halves[:, :, ::-1]], axis=2)
     path = save_npz(tmp_path / "small.npz", small_data, test_images=symmetric)
-    outcome = run_script("evaluate", finished_run / "best.pt", "--dataset", path)
+    outcome = evaluate(finished_run / "best.pt", path)
     accuracy, _, averaged = figures(outcome)
     assert accuracy == averaged
 
@@ -42,31 +47,31 @@ def test_a_data_set_without_class_names_is_taken_if_it_has_as_many(
 ):
     arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
     np.savez(tmp_path / "same.npz", **arrays)
-    outcome = run_script("evaluate", finished_run / "best.pt", "--dataset", tmp_path / "same.npz")
-    named = run_script("evaluate", finished_run / "best.pt", "--dataset", small_npz)
+    outcome = evaluate(finished_run / "best.pt", tmp_path / "same.npz")
+    named = evaluate(finished_run / "best.pt", small_npz)
     assert figures(outcome) == figures(named)
     arrays |= {"train_labels": np.arange(96) % 4, "test_labels": np.arange(33) % 4}
     np.savez(tmp_path / "more.npz", **arrays)
-    outcome = run_script("evaluate", finished_run / "best.pt", "--dataset", tmp_path / "more.npz")
+    outcome = evaluate(finished_run / "best.pt", tmp_path / "more.npz")
     outcome.assert_refused("best.pt has 3 classes", "more has 4")
 
 
 def test_images_of_another_split_are_warned_of(finished_run, small_npz, small_data, tmp_path):
     best = finished_run / "best.pt"
-    assert run_script("evaluate", best, "--dataset", small_npz).err == ""
+    assert evaluate(best, small_npz).err == ""
     swapped = {"train_images": small_data.train_images[::-1]}
     other = save_npz(tmp_path / "small.npz", small_data, **swapped)
-    outcome = run_script("evaluate", best, "--dataset", other)
+    outcome = evaluate(best, other)
     assert outcome.status == 0
     assert "may have been trained on some of these images" in outcome.err
 
 
 def test_other_classes_and_broken_checkpoints_are_refused(finished_run, small_npz, tmp_path):
     best = finished_run / "best.pt"
-    other = run_script("evaluate", best, "--dataset", "digits")
+    other = evaluate(best, "digits")
     other.assert_refused("best.pt has 3 classes", "digits has 10")
-    missing = run_script("evaluate", tmp_path / "no.pt", "--dataset", small_npz)
+    missing = evaluate(tmp_path / "no.pt", small_npz)
     missing.assert_refused("no.pt is missing")
     broken = shutil.copy(best, tmp_path / "broken.pt")
     broken.write_bytes(best.read_bytes()[:-2000])
-    run_script("evaluate", broken, "--dataset", small_npz).assert_refused("broken.pt")
+    evaluate(broken, small_npz).assert_refused("broken.pt")

@@ -127,7 +127,7 @@ def test_checkpoint_with_any_entry(finished_run, small_npz, tmp_path, name, valu
     content = torch.load(finished_run / names.BEST, weights_only=True)
     path = tmp_path / "x.pt"
     torch.save({**content, name: value}, path)
-    outcome = run_script("evaluate", path, "--dataset", small_npz)
+    outcome = run_script("evaluate", "--checkpoint", path, "--dataset", small_npz)
     if outcome.status != 0:
         outcome.assert_refused("x.pt")
 

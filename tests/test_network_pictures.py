@@ -58,6 +58,12 @@ def test_an_edited_network_is_drawn(tmp_path):
     assert_drawn(tmp_path / "network.png", (1245, 438))
 
 
+def test_a_pooling_that_is_not_allowed_is_named():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1800, 10))
+    found = boxes(network, trace(network).layers)
+    assert found[1].lines == ["1", "max 2x2 s2", "15x15"]
+
+
 def test_the_effective_field_is_what_the_centre_of_the_last_map_can_see():
     """Position 2 of 4 sees 23 pixels around pixel 16, and by dilation those around pixel 0."""
     effective = effective_receptive_field(Net(), torch.randn(8, 3, 32, 32))

@@ -33,7 +33,7 @@ def test_the_second_network_trains_and_is_used(small_npz, tmp_path):
     tile = next((out / "plots" / "test_samples").glob("*.png"))
     for script in (
         ("predict", "--checkpoint", out / "best.pt", tile),
-        ("evaluate", out / "best.pt", "--dataset", small_npz),
+        ("evaluate", "--checkpoint", out / "best.pt", "--dataset", small_npz),
         ("experiments.record", out, other, "--results", tmp_path / "evidence"),
     ):
         outcome = run_script(*script)

@@ -142,7 +142,8 @@ def test_a_terminal_obeys_no_file_name(pictures, finished_run, tmp_path):
     ("args", "words", "status"),
     [
         ([], ["IMAGE"], 2),
-        (["nowhere.png"], ["no file or folder nowhere.png"], 2),
+        (["nowhere.png"], ["no file or folder 'nowhere.png'"], 2),
+        ([""], ["no file or folder ''"], 2),
         (["-", "-"], ["given twice"], 2),
         (["--top", "0", "-"], ["--top"], 2),
         (["EMPTY"], ["a folder without files"], 1),
