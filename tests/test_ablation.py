@@ -50,20 +50,20 @@ def test_too_few_images_are_refused(small_npz, tmp_path):
     outcome.assert_refused("cannot hold out 5000 of 96 training images")
 
 
-def test_the_command_keeps_a_row_per_run_and_repeats_none(small_data, tmp_path, monkeypatch):
+def test_the_command_keeps_a_row_per_run_and_repeats_none(small_npz, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
-    flags = ("--dataset", "digits", "--epochs", 1, "--seeds", 1, "--out", tmp_path)
+    flags = ("--dataset", small_npz, "--epochs", 1, "--seeds", 1, "--out", tmp_path)
     first = run_script("experiments.ablation", *flags, "--only", "batch of 64")
     assert first.status == 0, first.err
     again = run_script("experiments.ablation", *flags, "--only", "batch of 64")
     assert "has a row" in again.out
     (row,) = read_rows(tmp_path / names.ABLATION, AblationRow)
-    assert row.command.startswith("python -m experiments.ablation --dataset digits")
+    assert row.command.startswith(f"python -m experiments.ablation --dataset {small_npz}")
 
 
-def test_networks_and_precisions_are_other_runs(small_data, tmp_path, monkeypatch):
+def test_networks_and_precisions_are_other_runs(small_npz, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
-    flags = ("--dataset", "digits", "--epochs", 1, "--seeds", 1, "--out", tmp_path)
+    flags = ("--dataset", small_npz, "--epochs", 1, "--seeds", 1, "--out", tmp_path)
     for other in ((), ("--model", "ResidualNet"), ("--precision", "bfloat16")):
         outcome = run_script(
             "experiments.ablation", *flags, "--only", "whitened first layer", *other
