@@ -60,7 +60,7 @@ def record(runs: list[Path], results: Path) -> None:
     update_rows(path, RecipeRow, replaced)
     draw_recipes(read_rows(path, RecipeRow), results / names.RECIPES_PLOT)
     for folder, row in new.items():
-        figures = f"{row.test_acc:.2f} % after {row.epochs} epochs, seed {row.seed}"
+        figures = f"{row.test_acc:.2f} % after epoch {row.epochs}, seed {row.seed}"
         print(f"{folder}: {figures}", flush=True)
 
 
