@@ -32,6 +32,7 @@ from console.flags import (
     add_setting_flags,
     add_speed_flags,
     as_flags,
+    as_typed,
     number,
     settings_from,
 )
@@ -253,7 +254,7 @@ def start_or_resume(
         return None, None
     checks = check(trainer.network)
     if broken := ", ".join(each.constraint for each in checks if not each.passed):
-        flags = " ".join(f"{k} {v}" for k, v in as_flags(trainer.recipe.network).items())
+        flags = as_typed(as_flags(trainer.recipe.network))
         print_error(
             f"warning: the network breaks constraints ({broken}); see python model.py {flags}"
         )

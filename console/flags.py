@@ -94,6 +94,11 @@ def as_flags(settings: Any) -> dict[str, Any]:
     return flags
 
 
+def as_typed(flags: dict[str, Any]) -> str:
+    """Flags as words of a command: "--lr 0.001 --width 1.0". A flag that is None is left out."""
+    return shlex.join(str(x) for pair in flags.items() if pair[1] is not None for x in pair)
+
+
 def add_device_flag(group) -> None:
     group.add_argument(
         "--device", type=device_name, default="auto",
@@ -116,7 +121,7 @@ def add_speed_flags(group) -> None:
 
 
 def a_path(text: str) -> Path:
-    """An argparse type: a path. "" is none: to `Path` it is the working directory."""
+    """An argparse type: a path. "" is refused, because `Path("")` is the working directory."""
     if not text:
         raise argparse.ArgumentTypeError("needs the path of a file or folder, not ''")
     return Path(text)

@@ -46,11 +46,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of recipes.csv"
     )
+    add_flags_for_train_py(parser)
+    return parser.parse_args()
+
+
+def add_flags_for_train_py(parser: Parser) -> None:
     parser.add_argument(
         "flags", metavar="FLAG", nargs="*", default=[],
         help="after --: flags for every call of train.py (default: none)",
     )  # fmt: skip
-    return parser.parse_args()
 
 
 def main() -> None:

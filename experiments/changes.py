@@ -185,6 +185,6 @@ def whitened_first_layer(trainer: Trainer) -> None:
     images = trainer.normalise(as_tensor(trainer.data.train_images[:2000]).to(trainer.device))
     patches = F.unfold(images, 3)[:, :, ::7].permute(0, 2, 1).flatten(0, 1)
     _, components = torch.linalg.eigh(patches.T @ patches)  # in columns, the largest last
-    whitening = components.T.flip(0)[: len(filters)]  # fewer than filters, if there are over 27
+    whitening = components.T.flip(0)[: len(filters)]  # at most 27; other filters stay
     with torch.no_grad():
         filters[: len(whitening)] = whitening.view(-1, *filters.shape[1:])

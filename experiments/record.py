@@ -11,12 +11,11 @@ A run that is there already, of the same network with the same settings and seed
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
-from console.flags import Parser, a_path, as_flags
+from console.flags import Parser, a_path, as_flags, as_typed
 from inputs.sources import SOURCES
 from recipe import Network, Recipe
 from records import names
@@ -123,7 +122,7 @@ def settings_of(config: Config) -> str:
     }
     if config.teacher:
         values["--teacher"] = config.teacher
-    return shlex.join(str(x) for pair in values.items() if pair[1] is not None for x in pair)
+    return as_typed(values)
 
 
 if __name__ == "__main__":

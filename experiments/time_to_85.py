@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from console.errors import command_line, run
 from console.flags import Parser, a_path, add_device_flag, number
-from experiments.campaign import train
+from experiments.campaign import add_flags_for_train_py, train
 from inputs.sources import add_data_flags
 from recipe import Recipe
 from records import names
@@ -59,10 +59,7 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of time_to_85.csv",
     )  # fmt: skip
     add_device_flag(parser)
-    parser.add_argument(
-        "flags", metavar="FLAG", nargs="*", default=[],
-        help="after --: flags for train.py (default: none)",
-    )  # fmt: skip
+    add_flags_for_train_py(parser)
     return parser.parse_args()
 
 

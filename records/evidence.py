@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from console.flags import REPOSITORY, as_flags
+from console.flags import REPOSITORY, as_flags, as_typed
 from recipe import Recipe
 from records import Strict, names
 
@@ -133,11 +133,10 @@ class TimeRow(Strict):
 
 
 def shared_settings(recipe: Recipe) -> str:
-    """Network and precision, which all changes of an ablation share, as flags without defaults."""
+    """The network and the precision of an ablation, as flags; defaults are left out."""
     shared = as_flags(recipe.network) | {"--precision": recipe.precision}
     defaults = as_flags(Recipe())
-    differing = (pair for pair in shared.items() if pair[1] != defaults[pair[0]])
-    return shlex.join(str(x) for pair in differing for x in pair)
+    return as_typed({flag: x for flag, x in shared.items() if x != defaults[flag]})
 
 
 @dataclass(frozen=True)

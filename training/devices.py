@@ -86,8 +86,8 @@ class Float32Conv2d(nn.Conv2d):
 class UndilatedConv2d(nn.Conv2d):
     """A depthwise 3x3 convolution with dilation d, computed as convolutions without dilation.
 
-    There are d x d of them in each channel, each on every d-th row and column. The result differs
-    in rounding only. They compute in float32 also under autocast.
+    Each of these d x d convolutions gets every d-th row and every d-th column of the map. The
+    result differs in rounding only. It is computed in float32, also under autocast.
     """
 
     def forward(self, x: Tensor) -> Tensor:
