@@ -160,7 +160,7 @@ def _color(group: list[Layer]) -> str:
 
 
 def _with_shortcut(network: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
-    """Those of `modules` whose output depends on their input when all their parameters are 0."""
+    """Those of `modules` with parameters whose output depends on their input when these are 0."""
     calls = {}
 
     def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -174,8 +174,9 @@ def _with_shortcut(network: nn.Module, modules: dict[str, nn.Module]) -> set[str
         for hook in hooks:
             hook.remove()
         for name, module in modules.items():
-            if module in calls:  # a list of modules, for example, is not called
-                zeros = {key: torch.zeros_like(x) for key, x in module.named_parameters()}
+            zeros = {key: torch.zeros_like(x) for key, x in module.named_parameters()}
+            # a list of modules, for example, is not called; a pooling has no parameters
+            if module in calls and zeros:
                 output = functional_call(module, zeros, *calls[module])
                 if isinstance(output, Tensor) and output.std() > 0:
                     found.add(name)

@@ -62,6 +62,7 @@ def test_a_pooling_that_is_not_allowed_is_named():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1800, 10))
     found = boxes(network, trace(network).layers)
     assert found[1].lines == ["1", "max 2x2 s2", "15x15"]
+    assert not any(box.has_shortcut for box in found)
 
 
 def test_the_effective_field_is_what_the_centre_of_the_last_map_can_see():
