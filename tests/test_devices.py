@@ -42,7 +42,8 @@ def test_the_device_of_a_run_names_the_cpu():
     [
         ({"padding": 2, "dilation": 2}, 4, True),
         ({"padding": 4, "dilation": 4}, 8, True),
-        ({"padding": 2, "dilation": 2}, 5, True),  # but not undilated, since 5 is odd
+        ({"padding": 2, "dilation": 2}, 5, True),
+        ({"padding": 3, "dilation": 3}, 4, True),
         ({"padding": 1, "dilation": 2}, 8, False),
         ({"padding": 2, "dilation": 2, "bias": True}, 4, False),
         ({"padding": 2, "dilation": 2, "padding_mode": "circular"}, 4, False),

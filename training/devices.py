@@ -91,17 +91,20 @@ class UndilatedConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        d = self.dilation[0]
-        if not torch.is_grad_enabled() or any(side % d for side in x.shape[2:]):
+        if not torch.is_grad_enabled():
             return super().forward(x)
+        d, (height, width) = self.dilation[0], x.shape[2:]
+        # whole multiples of d, and at least 3, since oneDNN is slow if the filter is larger
+        right, bottom = (max(3 * d, -(-side // d) * d) - side for side in (width, height))
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float().permute(0, 2, 3, 1)  # channels last, as it is in memory
+            x = F.pad(x.float(), (0, right, 0, bottom))
+            x = x.permute(0, 2, 3, 1)  # channels last, as it is in memory
             x = x.unflatten(2, (-1, d)).unflatten(1, (-1, d))  # (B, H/d, d, W/d, d, C)
             x = x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2)  # (d * d * B, H/d, W/d, C)
             y = F.conv2d(x.permute(0, 3, 1, 2), self.weight, padding=1, groups=self.groups)
             y = y.permute(0, 2, 3, 1).unflatten(0, (d, d, -1))  # and back
             y = y.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)
-            return y.permute(0, 3, 1, 2)
+            return y.permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
 def avoid_slow_kernels(network: nn.Module, precision: torch.dtype) -> None:
