@@ -47,6 +47,7 @@ from training.progress import (
     print_epoch,
     print_summary,
     warn_of_a_high_loss,
+    warn_of_a_slow_precision,
 )
 
 if TYPE_CHECKING:  # at run time they are imported after the flags are checked
@@ -194,6 +195,7 @@ def make_trainer(
     }
     size = f"{network.name}, {count_parameters(network):,} parameters"
     print(f"network: {size}, on {device_description(device)}", flush=True)
+    warn_of_a_slow_precision(trainer)
     return trainer
 
 

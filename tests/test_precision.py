@@ -10,6 +10,7 @@ from recipe import NETWORKS, Recipe
 from records import names
 from records.checkpoints import load_checkpoint
 from records.run import read_log
+from training.progress import warn_of_a_slow_precision
 from training.trainer import Trainer
 
 FLAGS = ("--augment", "device", "--epochs", 8)
@@ -40,6 +41,24 @@ def test_what_is_kept_of_it_is_float32(half_run):
 def test_it_is_resumed_in_the_same_format_only(half_run, small_npz):
     outcome = train(small_npz, half_run, *FLAGS, "--resume")
     outcome.assert_refused("it differs in --precision (was bfloat16, now auto). Give")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "is_warned"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False}, "bfloat16", True),
+        ({"architecture": "x86_64", "avx512_bf16": True}, "bfloat16", False),
+        ({"architecture": "aarch64", "bf16": False}, "bfloat16", True),
+        ({"architecture": "aarch64", "bf16": True}, "bfloat16", False),
+        ({"architecture": "x86_64", "avx512_bf16": False}, "float32", False),
+    ],
+)
+def test_a_cpu_without_bfloat16_instructions_is_warned_of(
+    capabilities, precision, is_warned, small_data, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    warn_of_a_slow_precision(trainer_of("Net", precision, small_data))
+    assert ("--precision float32" in capsys.readouterr().err) == is_warned
 
 
 def trainer_of(model: str, precision: str, data) -> Trainer:

@@ -75,6 +75,14 @@ def training_precision(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
+def is_slow(precision: torch.dtype, device: torch.device) -> bool:
+    """Whether training steps in `precision` take longer than in float32 on `device`."""
+    instructions = ("avx512_bf16", "bf16")  # on x86, on ARM
+    if (device.type, precision) != ("cpu", torch.bfloat16):
+        return False
+    return not any(torch.cpu.get_capabilities().get(name) for name in instructions)
+
+
 class Float32Conv2d(nn.Conv2d):
     """A convolution that computes in float32 also under autocast."""
 

@@ -42,6 +42,16 @@ def explained_peak(recipe: Recipe) -> str:
     return f"peaks at {recipe.peak_lr:g} (--lr {recipe.lr:g} x --batch-size {recipe.batch_size})"
 
 
+def warn_of_a_slow_precision(trainer: Trainer) -> None:
+    from training.devices import is_slow
+
+    if is_slow(trainer.precision, trainer.device):
+        print_error(
+            "warning: this CPU has no instructions for bfloat16, so training takes longer than "
+            "with --precision float32"
+        )
+
+
 def warn_of_a_high_loss(row: LogRow, trainer: Trainer) -> None:
     guessing = math.log(len(trainer.data.classes))  # equal probabilities for all classes
     if row.train_loss > 1.2 * guessing:  # an untrained network is somewhat above it
