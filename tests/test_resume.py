@@ -54,12 +54,14 @@ def test_interrupted_and_resumed_is_the_run(precision, small_npz, tmp_path):
     """Ctrl-C, then the command that it names. test_survival.py does this with Albumentations."""
     flags = ["--dataset", small_npz, "--epochs", 8, "--batch-size", 16, "--width", 0.5]
     flags += ["--augment", "device", "--precision", precision]
-    assert run_script("train", *flags, "--out", tmp_path / "whole").status == 0
+    whole = run_script("train", *flags, "--out", tmp_path / "whole")
+    assert whole.status == 0
     assert read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
     run = forked.start([*map(str, flags)], tmp_path / "cut")
     run.wait_for_epochs(2)
     os.killpg(run.process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
     outcome = run.outcome()
+    outcome.err = outcome.err.removeprefix(whole.err)  # on many CPUs, a warning of bfloat16
     outcome.assert_refused("epochs 1 to", "of 8 are saved", "--resume", status=130)
     finished = len(log_without_times(tmp_path / "cut"))
     assert 2 <= finished < 8
