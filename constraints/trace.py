@@ -174,7 +174,7 @@ def _with_blocks(layers: list[Layer]) -> list[Layer]:
     A layer outside of the named blocks belongs to the block that ran before it. In a network
     without such names, a block begins with each 3x3 stride-2 convolution.
     """
-    names = [re.search(r"(?:^|\.)c([1-4])(?!\d)", layer.name) for layer in layers]
+    names = [re.search(r"(?:^|\.)[cC]([1-4])(?!\d)", layer.name) for layer in layers]
     numbers = [int(name[1]) if name else 0 for name in names]
     numbered, block = [], 1
     for index, layer in enumerate(layers):

@@ -1,5 +1,6 @@
 """A run is what its flags say, however often it was stopped: repeated, resumed, refused."""
 
+import functools
 import os
 import shlex
 import shutil
@@ -11,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from runs import assert_same_run, log_without_times, run_script, train
+from torch import nn
 
-from model import Net
+from model import ConvBlock, Net
 from recipe import AUGMENTERS
 from records import names
 from records.run import read_log
@@ -79,6 +81,38 @@ def test_a_finished_run_resumes_to_itself(small_npz, finished_run, tmp_path):
     assert train(small_npz, out, "--epochs", 2, "--resume").status == 0
     log = out / names.TRAIN_LOG
     assert log.read_bytes() == (finished_run / names.TRAIN_LOG).read_bytes()
+
+
+def freeze_a_layer_and_leave_one_unused(net: Net) -> None:
+    net.c1a.requires_grad_(False)
+    net.unused = nn.Linear(4, 4)
+
+
+def normalise_weights(net: Net) -> None:
+    nn.utils.parametrizations.weight_norm(net.c1b.conv)
+
+
+def share_weights(net: Net) -> None:
+    net.c4c = ConvBlock(net.c4b.conv.out_channels, net.c4b.conv.out_channels, kernel=1)
+    net.c4c.conv.weight = net.c4b.conv.weight
+    net.c4b = nn.Sequential(net.c4b, net.c4c)
+
+
+@pytest.mark.parametrize(
+    "edit", [freeze_a_layer_and_leave_one_unused, normalise_weights, share_weights]
+)
+def test_an_edited_network_is_trained_and_resumed(edit, small_npz, tmp_path, monkeypatch):
+    make = Net.__init__
+
+    @functools.wraps(make)
+    def make_edited(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        edit(self)
+
+    monkeypatch.setattr(Net, "__init__", make_edited)
+    for flags in (), ("--resume",):
+        outcome = train(small_npz, tmp_path, "--epochs", 2, *flags)
+        assert (outcome.status, outcome.err) == (0, "")
 
 
 @pytest.mark.parametrize(

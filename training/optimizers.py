@@ -17,11 +17,9 @@ def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
     Both have the same peak of the learning rate, and shrink weights equally fast. A depthwise
     filter is not for Muon: it sees one channel only, so there is no matrix to orthogonalise.
     """
-    filters = [
-        module.weight
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1
-    ]
+    dense = (m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
+    # layers may share a weight, and weight_norm computes it from other parameters
+    filters = list({m.weight: None for m in dense if isinstance(m.weight, nn.Parameter)})
     rest = [p for p in network.parameters() if not any(p is weight for weight in filters)]
     peak, decay, momentum = recipe.peak_lr, recipe.weight_decay, recipe.momentum
     optimizers = []
@@ -60,15 +58,13 @@ class JointOptimizer:
 def restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Loads the state `saved` into `optimizer`, which has taken no step.
 
-    It changes the parameters, so load the weights afterwards.
+    The parameters must have a gradient, except those that get none in training. They are changed,
+    so load the weights afterwards.
 
     Raises:
         ValueError: `saved` has other settings or tensors of other shapes, or is not finite.
             Optimizers raise other errors for content that is no state at all.
     """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # after which it has a state, to compare `saved` with
     expected = tree_map(_described, optimizer.state_dict())
     optimizer.load_state_dict(saved)

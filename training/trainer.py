@@ -274,6 +274,10 @@ class Trainer:
                 f"{path} is of another run; it differs in {', '.join(differing)}. Give the same "
                 "flags, or leave out --resume to start anew"
             )
+        # frozen and unused parameters get no gradient, and then no state of an optimizer
+        self.network.train()
+        images = as_tensor(self.data.train_images[:2]).to(self.device)
+        self.network(self.normalise(images)).sum().backward()
         try:
             for optimizer, saved in zip(self.optimizers, state.optimizers, strict=True):
                 restore(optimizer, saved)
