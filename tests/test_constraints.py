@@ -1,6 +1,7 @@
 """The checks on honest networks and on broken ones, one line a network: add yours."""
 
 import re
+from collections import OrderedDict
 
 import edit_layers as layers
 import edits as n
@@ -290,3 +291,12 @@ def test_a_network_that_kept_a_result_can_be_checked():
     net = Net(width=0.25)
     net.kept = net(torch.zeros(2, 3, 32, 32))
     assert failed(net) == []
+
+
+@pytest.mark.parametrize("letter", ["c", "C"])
+def test_names_of_layers_tell_their_blocks(letter):
+    blocks = (ConvBlock(3, 8), ConvBlock(8, 8, stride=2), ConvBlock(8, 8), ConvBlock(8, 8))
+    named = {f"{letter}{i}a": block for i, block in enumerate(blocks, 1)}
+    network = nn.Sequential(OrderedDict(**named, gap=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten()))
+    layers = [layer for layer in trace.trace(network).layers if layer.name.endswith("conv")]
+    assert [layer.block for layer in layers] == [1, 2, 3, 4]
