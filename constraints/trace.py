@@ -172,7 +172,7 @@ def _with_blocks(layers: list[Layer]) -> list[Layer]:
     """The layers with their block: 2 for "c2a.dw", but 1 if a layer of C1 runs later.
 
     A layer outside of the named blocks belongs to the block that ran before it. In a network
-    without such names, a block begins with each 3x3 stride-2 convolution.
+    without such names, each 3x3 stride-2 convolution begins the next block.
     """
     names = [re.search(r"(?:^|\.)[cC]([1-4])(?!\d)", layer.name) for layer in layers]
     numbers = [int(name[1]) if name else 0 for name in names]

@@ -76,7 +76,7 @@ def training_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def is_slow(precision: torch.dtype, device: torch.device) -> bool:
-    """Whether training steps in `precision` take longer than in float32 on `device`."""
+    """Whether training in `precision` is slower than in float32, for lack of instructions."""
     instructions = ("avx512_bf16", "bf16")  # on x86, on ARM
     if (device.type, precision) != ("cpu", torch.bfloat16):
         return False
@@ -102,7 +102,7 @@ class UndilatedConv2d(nn.Conv2d):
         if not torch.is_grad_enabled():
             return super().forward(x)
         d, (height, width) = self.dilation[0], x.shape[2:]
-        # whole multiples of d, and at least 3, since oneDNN is slow if the filter is larger
+        # parts of one size, 3x3 at least: oneDNN is slow if the filter is larger than the map
         right, bottom = (max(3 * d, -(-side // d) * d) - side for side in (width, height))
         with torch.autocast(x.device.type, enabled=False):
             x = F.pad(x.float(), (0, right, 0, bottom))

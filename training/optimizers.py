@@ -58,8 +58,8 @@ class JointOptimizer:
 def restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Loads the state `saved` into `optimizer`, which has taken no step.
 
-    The parameters must have a gradient, except those that get none in training. They are changed,
-    so load the weights afterwards.
+    Before the call, each parameter that is trained must have a gradient. The call changes the
+    parameters, so load the weights afterwards.
 
     Raises:
         ValueError: `saved` has other settings or tensors of other shapes, or is not finite.
