@@ -38,8 +38,9 @@ def main() -> None:
     data.check_classes(net.classes, args.checkpoint)
     if data.name != "cifar10" and net.checkpoint.data not in ("", data.fingerprint):
         print_error(
-            "warning: the network was trained with another data set; if this one was split at "
-            "random, the network may have been trained on some of these images"
+            "warning: the network was trained with another data set, or with --limit-train or "
+            "--holdout; if this one was split at random, the network may have been trained on "
+            "some of these images"
         )
     images = as_tensor(data.test_images)
     logits, mirrored = net.logits(images), net.logits(images.flip(3))

@@ -103,8 +103,9 @@ def _separable(layers: list[Layer]) -> Check:
 
 def _dilation(layers: list[Layer]) -> Check:
     dilated = [x for x in layers if x.is_dilated]
-    is_right = bool(dilated) and all(x.block == 4 for x in dilated)
-    return Check("dilation in C4 and nowhere else", is_right, _listed(dilated))
+    outside = [f"{x} (in C{x.block})" for x in dilated if x.block != 4]
+    found = ", ".join(outside) or _listed(dilated)
+    return Check("dilation in C4 and nowhere else", bool(dilated) and not outside, found)
 
 
 def _pooling(trace: Trace, network: nn.Module) -> Check:

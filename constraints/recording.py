@@ -101,6 +101,12 @@ def record(network: nn.Module, num_classes: int | None = None) -> list[Recording
             (B, num_classes), or uses a parameter that `network.parameters()` lacks; or the
             backward pass fails.
     """
+    for name, parameter in network.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise UserError(
+                f"{name} has no shape before a forward pass; in place of a lazy layer use one "
+                "whose input size is given"
+            )
     recordings = []
     for mode, count in (("evaluation", 2), ("training", 2), ("evaluation", 1)):
         recording = Recording(network, training=mode == "training", count=count)

@@ -172,10 +172,14 @@ def _with_blocks(layers: list[Layer]) -> list[Layer]:
     """The layers with their block: 2 for "c2a.dw", but 1 if a layer of C1 runs later.
 
     A layer outside of the named blocks belongs to the block that ran before it. In a network
-    without such names, each 3x3 stride-2 convolution begins the next block.
+    without such names, each 3x3 stride-2 convolution begins the next block; so it does if several
+    modules have a "c1" of their own, as the blocks of a ResNet may.
     """
-    names = [re.search(r"(?:^|\.)[cC]([1-4])(?!\d)", layer.name) for layer in layers]
-    numbers = [int(name[1]) if name else 0 for name in names]
+    names = [re.match(r"(|.*?\.)[cC]([1-4])(?!\d)", layer.name) for layer in layers]
+    numbers = [int(name[2]) if name else 0 for name in names]
+    places = {(name[1], name[2]) for name in names if name}
+    if len(places) > len(set(numbers) - {0}):
+        numbers = [0] * len(layers)
     numbered, block = [], 1
     for index, layer in enumerate(layers):
         if not any(numbers):

@@ -54,7 +54,7 @@ def load(dataset: str, data_dir: Path) -> ImageData:
             if not np.any((splits == split) & (labels == label)):
                 raise UserError(f"--dataset {root}: the class folder {folder} has no images")
     if UNSPLIT in folders:
-        train, test = _random_split(labels, root)
+        train, test = _random_split(labels, classes, root)
     else:
         train, test = np.flatnonzero(splits == "train"), np.flatnonzero(splits != "train")
     return ImageData(
@@ -74,6 +74,8 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
     folders = {folder.name: _subfolders(folder) for folder in _subfolders(root)}
     evaluated = next((name for name in ("test", "val") if folders.get(name)), None)
     if folders.get("train") and evaluated:
+        if evaluated == "test" and folders.get("val"):
+            print(f"{root}: val/ is not used, because there is a test/", flush=True)
         return {name: folders[name] for name in ("train", evaluated)}
     with_folders = [name for name, below in folders.items() if below]
     is_split = any("train" in name.lower() or name in ("test", "val") for name in with_folders)
@@ -107,16 +109,20 @@ def _print_skipped(files: Sequence[os.DirEntry], root: Path) -> None:
         print(f"{root}: skipped files that are not images: {counts}", flush=True)
 
 
-def _random_split(labels: np.ndarray, root: Path) -> tuple[np.ndarray, np.ndarray]:
+def _random_split(
+    labels: np.ndarray, classes: Sequence[str], root: Path
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and test images, the same ones for every seed."""
     try:
         train, test = train_test_split(
             np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
         )
     except ValueError as error:
+        counts = np.bincount(labels)
         raise UserError(
-            f"--dataset {root}: too few images to split; give each class 5 or more, or split them "
-            "yourself into train/CLASS/ and test/CLASS/"
+            f"--dataset {root}: too few images to split ({classes[counts.argmin()]} has "
+            f"{counts.min()}); give each class 5 or more, or split them yourself into "
+            "train/CLASS/ and test/CLASS/"
         ) from error
     print(
         f"{root} has no train/ and test/: split 80/20 into {len(train):,} training and "

@@ -64,7 +64,7 @@ def source_of(dataset: str) -> Source:
         if source.matches(dataset):
             return source
     if not Path(dataset).exists() and (Path(dataset).suffix or os.sep in dataset):
-        raise UserError(f"there is no file {dataset}")
+        raise UserError(f"there is no file or folder {dataset}")
     kinds = ", ".join(source.name for source in SOURCES)
     raise UserError(f"{dataset!r} is none of these: {kinds}")
 

@@ -83,7 +83,7 @@ def headline(run: FinishedRun) -> str:
         f"**{config.parameters:,}**",
         f"**{mean_and_spread(pd.Series(accuracies))} %** (last epoch, {seeds})",
         escaped(config.dataset),
-        f"{len(log)} epochs in {minutes}",
+        f"{_epochs(log)} in {minutes}",
     )
     return table(("parameters", f"{run.evaluated} accuracy", "data set", "training"), [cells])
 
@@ -102,11 +102,15 @@ def results_table(run: FinishedRun) -> str:
         "Data set": f"{escaped(config.dataset)}: {config.train_images:,} training and "
         f"{config.test_images:,} {run.evaluated} images, {len(config.classes)} classes",
         "Device": escaped(config.device),
-        "Training time": f"{log.seconds.sum() / 60:.1f} min for {len(log)} epochs",
+        "Training time": f"{log.seconds.sum() / 60:.1f} min for {_epochs(log)}",
         "Command": escaped(config.command),
         "Updated": escaped(config.updated),
     }
     return table(("figure", "value"), rows.items())
+
+
+def _epochs(log: pd.DataFrame) -> str:
+    return f"{len(log)} epoch{'s' * (len(log) > 1)}"
 
 
 def plots(run: FinishedRun) -> str:

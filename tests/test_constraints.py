@@ -254,6 +254,7 @@ def logits(net, x):
         (Edited(lambda net, x: logits(net, x).squeeze()), "logits [1, 10], but in evaluation mode"),
         (Edited(lambda net, x: logits(net, nn.Conv2d(32, 32, 1)(x))), "[32, 32, 1, 1] that is not"),
         (Edited(lambda net, x: logits(net, UNREGISTERED[0](x))), "nn.ModuleList, not in a list"),
+        (Edited(fc=nn.LazyLinear(10)), "fc.weight has no shape before a forward pass"),
         (
             Edited(lambda net, x: logits(net, x.add_(1))),
             "the backward pass of the network fails: one of the variables",
@@ -300,3 +301,18 @@ def test_names_of_layers_tell_their_blocks(letter):
     network = nn.Sequential(OrderedDict(**named, gap=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten()))
     layers = [layer for layer in trace.trace(network).layers if layer.name.endswith("conv")]
     assert [layer.block for layer in layers] == [1, 2, 3, 4]
+
+
+def test_names_that_several_modules_share_do_not_tell_blocks():
+    parts = [("c1", "c2"), ("c1", "c2"), ("c1",), ("c1",)]
+    blocks = [
+        nn.Sequential(
+            OrderedDict(
+                (name, ConvBlock(8, 8, stride=1 + (i > 0 and name == "c1"))) for name in names
+            )
+        )
+        for i, names in enumerate(parts)
+    ]
+    network = nn.Sequential(ConvBlock(3, 8), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers = [layer for layer in trace.trace(network).layers if layer.name.endswith("conv")]
+    assert [layer.block for layer in layers] == [1, 1, 1, 2, 2, 3, 4]

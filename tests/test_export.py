@@ -121,7 +121,7 @@ def test_a_checkpoint_alone(no_runtime, full_width_run, tmp_path):
     [
         (["--int8"], ["--int8 needs --dataset"], 2),
         (["--out", "net.txt"], ["--out", ".onnx"], 2),
-        (["--dataset", "no.npz"], ["there is no file no.npz"], 2),
+        (["--dataset", "no.npz"], ["there is no file or folder no.npz"], 2),
         (["--checkpoint", "no.pt"], ["no.pt is missing"], 1),
         (["--dataset", "digits"], ["best.pt has 10 classes", "digits has 10"], 1),
         (["--page", "demo"], ["demo has other files"], 1),

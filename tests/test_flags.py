@@ -28,7 +28,7 @@ from train import parse_arguments
         (["--workers", "-1"], ["--workers", "auto"]),
         (["--workers", "many"], ["--workers", "auto"]),
         (["--augment", "gpu"], ["--augment", "albumentations", "device"]),
-        (["--dataset", "no.npz"], ["--dataset", "there is no file no.npz"]),
+        (["--dataset", "no.npz"], ["--dataset", "there is no file or folder no.npz"]),
         (["--dataset", "imagenet"], ["--dataset", "'imagenet' is none of these: cifar10, digits"]),
         (["--dataset", ""], ["--dataset", "'' is none of these"]),
         (["--data-dir", ""], ["--data-dir", "needs the path", "''"]),

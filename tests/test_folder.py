@@ -154,8 +154,16 @@ def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path):
 def test_too_few_images_to_split(tmp_path):
     for name in ("cat/0.png", "dog/1.png", "dog/2.png"):
         save_noise(tmp_path / "tree" / name)
-    with pytest.raises(UserError, match="too few images to split"):
+    with pytest.raises(UserError, match=r"too few images to split \(cat has 1\)"):
         load(tmp_path / "tree")
+
+
+def test_validation_images_beside_test_images_are_not_used_and_it_is_said(tree, capsys):
+    expected = load(tree)
+    shutil.copytree(tree / "test", tree / "val")
+    capsys.readouterr()
+    assert load(tree).fingerprint == expected.fingerprint
+    assert "val/ is not used" in capsys.readouterr().out
 
 
 def test_what_is_no_image_is_skipped_and_counted(tree, capsys):

@@ -1,5 +1,6 @@
 """Runs as a user starts them: what they leave, how they end, how they refuse."""
 
+import functools
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from runs import (
     save_npz,
     train,
 )
+from torch import nn
 
 from data import DeviceBatches, load
 from model import Net, Normalise, build_network
@@ -60,6 +62,19 @@ def test_a_run_leaves_its_log_config_checkpoints_and_pictures(finished_run, smal
         tiles = sorted(path.name for path in (finished_run / folder).iterdir())
         assert [name[:7] for name in tiles] == [f"img_{i:02d}_" for i in range(8)]
     assert list(finished_run.rglob(".*")) == [finished_run / ".lock"]  # no temporary file is left
+
+
+def test_a_last_batch_of_one_image_is_explained(small_npz, tmp_path, monkeypatch):
+    """A batch norm after the pooling cannot normalise a single value per channel."""
+    make = Net.__init__
+
+    @functools.wraps(make)
+    def make_edited(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        self.fc = nn.Sequential(nn.BatchNorm1d(self.fc.in_features), self.fc)
+
+    monkeypatch.setattr(Net, "__init__", make_edited)
+    train(small_npz, tmp_path, "--limit-train", 33).assert_refused("one image", "--batch-size")
 
 
 def test_log_and_confusion_matrix_are_what_best_pt_does(finished_run, small_data):

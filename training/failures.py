@@ -19,7 +19,7 @@ def explained_failures(advice: Callable[[], str], world: World) -> Iterator[None
         with stopped_while_blocked(advice) if world.size > 1 else nullcontext():
             try:
                 yield
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, ValueError) as error:
                 if not (reason := failure_reason(error)):
                     raise
                 raise UserError(f"{reason}; {advice()}") from error
@@ -28,10 +28,12 @@ def explained_failures(advice: Callable[[], str], world: World) -> Iterator[None
         raise
 
 
-def failure_reason(error: RuntimeError | MemoryError) -> str | None:
+def failure_reason(error: RuntimeError | MemoryError | ValueError) -> str | None:
     """What ended training; None if `error` is not of a known kind."""
     if is_out_of_memory(error):
         return "memory ran out; use a smaller --batch-size or --width"
+    if str(error).startswith("Expected more than 1 value per channel"):
+        return "the last batch is one image, too few for a batch norm; use another --batch-size"
 
     from torch._dynamo.exc import TorchDynamoException  # here, because it takes a second
 

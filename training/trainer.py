@@ -272,7 +272,7 @@ class Trainer:
         if differing:
             raise UserError(
                 f"{path} is of another run; it differs in {', '.join(differing)}. Give the same "
-                "flags, or leave out --resume to start anew"
+                "flags and the same model.py, or leave out --resume to start anew"
             )
         # frozen and unused parameters get no gradient, and then no state of an optimizer
         self.network.train()
