@@ -108,7 +108,8 @@ def _stop(number: int, _frame) -> None:
 def _ignore_ended_children() -> Any:
     """Stops torch from raising an error as soon as a worker ends; returns the handler before."""
     if hasattr(signal, "SIGCHLD"):  # not on Windows
-        return signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # no SIG_DFL: of a signal that has already come, Python would print that it was ignored
+        return signal.signal(signal.SIGCHLD, lambda *_: None)
     return None
 
 

@@ -114,6 +114,24 @@ def test_stopped_by_a_signal_to_all_its_processes(number, status, workers, flags
     assert_same_run(whole, out)
 
 
+def test_a_stop_together_with_the_end_of_a_worker():
+    """Python handles both signals in turn; the first one replaces the handler of the second."""
+    code = (
+        "import os, signal\n"
+        "from console.errors import run\n"
+        "def main():\n"
+        "    signal.signal(signal.SIGCHLD, lambda *_: None)\n"
+        "    both = {signal.SIGTERM, signal.SIGCHLD}\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, both)\n"
+        "    for number in both:\n"
+        "        os.kill(os.getpid(), number)\n"
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)\n"
+        "run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "-c: stopped\n")
+
+
 def test_a_worker_whose_parent_hangs_up_says_nothing():
     code = (
         "import multiprocessing.connection, socket\n"
