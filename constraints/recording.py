@@ -99,13 +99,13 @@ def record(network: nn.Module, num_classes: int | None = None) -> list[Recording
     Raises:
         UserError: one of them, or that of a single image, fails or does not return logits
             (B, num_classes), or uses a parameter that `network.parameters()` lacks; or the
-            backward pass fails.
+            backward pass fails; or a layer is lazy.
     """
     for name, parameter in network.named_parameters():
         if isinstance(parameter, nn.UninitializedParameter):
             raise UserError(
-                f"{name} has no shape before a forward pass; in place of a lazy layer use one "
-                "whose input size is given"
+                f"the network has a lazy layer, and {name} has no shape yet; use a layer with a "
+                "given input size, nn.Linear for example"
             )
     recordings = []
     for mode, count in (("evaluation", 2), ("training", 2), ("evaluation", 1)):

@@ -171,14 +171,14 @@ def _larger(*pairs: Pair) -> Pair:
 def _with_blocks(layers: list[Layer]) -> list[Layer]:
     """The layers with their block: 2 for "c2a.dw", but 1 if a layer of C1 runs later.
 
-    A layer outside of the named blocks belongs to the block that ran before it. In a network
-    without such names, each 3x3 stride-2 convolution begins the next block; so it does if several
-    modules have a "c1" of their own, as the blocks of a ResNet may.
+    A layer outside of the named blocks belongs to the block that ran before it. Names tell nothing
+    if several modules have a "c1", as the blocks of a ResNet may. In a network whose names tell
+    nothing, each 3x3 stride-2 convolution begins the next block.
     """
-    names = [re.match(r"(|.*?\.)[cC]([1-4])(?!\d)", layer.name) for layer in layers]
-    numbers = [int(name[2]) if name else 0 for name in names]
-    places = {(name[1], name[2]) for name in names if name}
-    if len(places) > len(set(numbers) - {0}):
+    names = [re.match(r"(?:|.*?\.)[cC]([1-4])(?!\d)", layer.name) for layer in layers]
+    numbers = [int(name[1]) if name else 0 for name in names]
+    paths = {name[0].lower() for name in names if name}  # "c1", or "layers.0.c1"
+    if len(paths) > len({path[-1] for path in paths}):  # one number in several modules
         numbers = [0] * len(layers)
     numbered, block = [], 1
     for index, layer in enumerate(layers):

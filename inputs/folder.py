@@ -75,7 +75,7 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
     evaluated = next((name for name in ("test", "val") if folders.get(name)), None)
     if folders.get("train") and evaluated:
         if evaluated == "test" and folders.get("val"):
-            print(f"{root}: val/ is not used, because there is a test/", flush=True)
+            print(f"{root}: val/ is not used, because test/ exists", flush=True)
         return {name: folders[name] for name in ("train", evaluated)}
     with_folders = [name for name, below in folders.items() if below]
     is_split = any("train" in name.lower() or name in ("test", "val") for name in with_folders)

@@ -33,7 +33,7 @@ from report.evidence_tables import (
     time_table,
 )
 from report.layer_table import layer_table, tally_table
-from report.markdown import escaped, image, row, table
+from report.markdown import counted, escaped, image, row, table
 from report.pictures import tile_caption
 
 
@@ -76,14 +76,14 @@ def headline(run: FinishedRun) -> str:
     own = [each for each in rows if (each.command, each.test_acc) == (config.command, accuracy)]
     accuracies = [each.test_acc for each in rows if own and each.recipe == own[0].recipe]
     accuracies = accuracies or [accuracy]
-    seeds = f"{len(accuracies)} seed{'s' * (len(accuracies) > 1)}"
+    seeds = counted(len(accuracies), "seed")
     minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
     minutes += f" (seed {own[0].seed})" if len(accuracies) > 1 else ""
     cells = (
         f"**{config.parameters:,}**",
         f"**{mean_and_spread(pd.Series(accuracies))} %** (last epoch, {seeds})",
         escaped(config.dataset),
-        f"{_epochs(log)} in {minutes}",
+        f"{counted(len(log), 'epoch')} in {minutes}",
     )
     return table(("parameters", f"{run.evaluated} accuracy", "data set", "training"), [cells])
 
@@ -102,15 +102,11 @@ def results_table(run: FinishedRun) -> str:
         "Data set": f"{escaped(config.dataset)}: {config.train_images:,} training and "
         f"{config.test_images:,} {run.evaluated} images, {len(config.classes)} classes",
         "Device": escaped(config.device),
-        "Training time": f"{log.seconds.sum() / 60:.1f} min for {_epochs(log)}",
+        "Training time": f"{log.seconds.sum() / 60:.1f} min for {counted(len(log), 'epoch')}",
         "Command": escaped(config.command),
         "Updated": escaped(config.updated),
     }
     return table(("figure", "value"), rows.items())
-
-
-def _epochs(log: pd.DataFrame) -> str:
-    return f"{len(log)} epoch{'s' * (len(log) > 1)}"
 
 
 def plots(run: FinishedRun) -> str:

@@ -1,4 +1,4 @@
-"""Pieces of Markdown: escaped text, table rows, image links."""
+"""Pieces of Markdown: escaped text, counts, table rows, image links."""
 
 import html
 import os
@@ -20,6 +20,11 @@ def _without_markup(text: str) -> str:
     quoted = html.escape(" ".join(text.splitlines()), quote=False)
     markup = r"[\\`*_~|$\[\]]|:(?=//)|(?<=www)\."
     return re.sub(markup, lambda found: f"&#{ord(found[0])};", quoted, flags=re.IGNORECASE)
+
+
+def counted(count: int, noun: str) -> str:
+    """The count and the noun: "1 epoch", "3 epochs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def table(titles: Sequence[str], rows: Iterable[Iterable[object]]) -> str:

@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from records.evidence import RecipeRow
 from report import pictures
 from report.evidence_tables import by_recipe
+from report.markdown import counted
 
 WIDTH, ROW, MARGINS = 830, 40, 70  # pixels at the width at which the README shows it
 LINE = 58  # letters in a line of a label
@@ -55,8 +56,8 @@ def _label(group: pd.DataFrame) -> str:
     """The accuracy, the network, the epochs, the runs and their devices; below them the remarks."""
     row = group.iloc[0]
     devices = sorted({device.split(",")[0] for device in group.device})
-    runs = f"{len(group)} run{'s' * (len(group) > 1)}"
-    about = ", ".join([row.model, f"{row.epochs} epochs", runs, *devices])
+    counts = counted(row.epochs, "epoch"), counted(len(group), "run")
+    about = ", ".join([row.model, *counts, *devices])
     remarks = textwrap.wrap(", ".join(row.remarks), LINE, max_lines=2, placeholder=" ...")
     first = f"{group.test_acc.mean():.2f} %  {about}"
     return "\n".join([pictures.shortened(first, LINE), *remarks])

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib
 import io
+import subprocess
 import sys
 from dataclasses import dataclass, is_dataclass
 from itertools import product
@@ -79,6 +80,13 @@ class Outcome:
         assert len(self.err.strip().splitlines()) == 1, self.err
         for word in words:
             assert word in self.err, self.err
+
+
+def run_code(code: str) -> Outcome:
+    """Runs Python code in a process of its own, in the folder of the repository."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def run_script(name: str, *args: object) -> Outcome:

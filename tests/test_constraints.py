@@ -254,7 +254,10 @@ def logits(net, x):
         (Edited(lambda net, x: logits(net, x).squeeze()), "logits [1, 10], but in evaluation mode"),
         (Edited(lambda net, x: logits(net, nn.Conv2d(32, 32, 1)(x))), "[32, 32, 1, 1] that is not"),
         (Edited(lambda net, x: logits(net, UNREGISTERED[0](x))), "nn.ModuleList, not in a list"),
-        (Edited(fc=nn.LazyLinear(10)), "fc.weight has no shape before a forward pass"),
+        (
+            Edited(fc=nn.LazyLinear(10)),
+            "a lazy layer, and fc.weight has no shape yet; use a layer with",
+        ),
         (
             Edited(lambda net, x: logits(net, x.add_(1))),
             "the backward pass of the network fails: one of the variables",

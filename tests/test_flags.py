@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import REPO, run_script
+from runs import REPO, run_code, run_script
 
 from train import parse_arguments
 
@@ -128,8 +128,8 @@ def test_ctrl_c_while_the_libraries_are_imported():
         "signal.raise_signal(signal.SIGINT) if name == 'torch' else None})); "
         "import train; train.run(train.main)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "train.py: stopped\n")
+    done = run_code(code)
+    assert (done.status, done.err) == (130, "train.py: stopped\n")
 
 
 def test_the_typed_command_spells_out_the_defaults(monkeypatch):

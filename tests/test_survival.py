@@ -6,13 +6,12 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import forked
 import pytest
-from runs import REPO, assert_same_run, log_without_times, run_script
+from runs import assert_same_run, log_without_times, run_code, run_script
 
 from recipe import AUGMENTERS
 from records import names
@@ -128,8 +127,8 @@ def test_a_stop_together_with_the_end_of_a_worker():
         "    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)\n"
         "run(main)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (143, "-c: stopped\n")
+    done = run_code(code)
+    assert (done.status, done.err) == (143, "-c: stopped\n")
 
 
 def test_a_worker_whose_parent_hangs_up_says_nothing():
@@ -145,8 +144,8 @@ def test_a_worker_whose_parent_hangs_up_says_nothing():
         "resource_sharer.stop(timeout=60)\n"
         "print('served')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("served\n", "")
+    done = run_code(code)
+    assert (done.out, done.err) == ("served\n", "")
 
 
 def test_stopped_before_an_epoch_is_finished_it_leaves_an_earlier_run_in_its_place(
@@ -185,8 +184,8 @@ def test_a_stop_waits_until_what_is_being_kept_is_kept():
         "    print('not reached')\n"
         "run(main)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (143, "kept\n")
+    done = run_code(code)
+    assert (done.status, done.out) == (143, "kept\n")
 
 
 def test_a_second_ctrl_c_ends_at_once():
@@ -201,9 +200,9 @@ def test_a_second_ctrl_c_ends_at_once():
         "        time.sleep(60)\n"
         "run(main)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
-    assert done.stderr == ""
+    done = run_code(code)
+    assert done.status == -signal.SIGINT  # which a shell shows as 130
+    assert done.err == ""
 
 
 def test_a_killed_worker_is_told_in_a_line(flags, whole, out):

@@ -33,7 +33,7 @@ def failure_reason(error: RuntimeError | MemoryError | ValueError) -> str | None
     if is_out_of_memory(error):
         return "memory ran out; use a smaller --batch-size or --width"
     if str(error).startswith("Expected more than 1 value per channel"):
-        return "the last batch is one image, too few for a batch norm; use another --batch-size"
+        return "a batch of one image is too small for a batch norm; use another --batch-size"
 
     from torch._dynamo.exc import TorchDynamoException  # here, because it takes a second
 
