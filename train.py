@@ -116,7 +116,7 @@ def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
     if not is_writing_process():
         return
     check_writable(args.out)
-    moved_away = [(args.out / name).resolve() for name in names.RUN_FILES]
+    moved_away = [] if args.find_lr else [(args.out / name).resolve() for name in names.RUN_FILES]
     if args.teacher and existing(args.teacher).resolve() in moved_away:
         raise UserError(
             f"--teacher {args.teacher} belongs to the run in --out, which this run would move "

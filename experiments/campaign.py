@@ -1,4 +1,4 @@
-"""Trains both networks for 25 to 200 epochs, the most valuable runs first, and records each.
+"""Trains both networks for 25 to 200 epochs, in the order of RUNS, and records each.
 
     python -m experiments.campaign                                # all of them
     python -m experiments.campaign --only residual-25 net-100     # two of them
@@ -52,9 +52,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def add_flags_for_train_py(parser: Parser) -> None:
     parser.add_argument(
-        "flags", metavar="FLAG", nargs="*", default=[],
+        "flags", metavar="FLAG", nargs="*", default=[], type=flag_for_train_py,
         help="after --: flags for every call of train.py (default: none)",
     )  # fmt: skip
+
+
+def flag_for_train_py(text: str) -> str:
+    """An argparse type: a flag with which train.py still leaves a run on the test set."""
+    if (flag := text.partition("=")[0]) in ("--holdout", "--find-lr"):
+        raise argparse.ArgumentTypeError(f"{flag} leaves no run on the test set; leave it out")
+    return text
 
 
 def main() -> None:

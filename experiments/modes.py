@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from console.errors import UserError
 from data import DeviceBatches, endless, load, training_batches
 from experiments import plain
+from experiments.plain import Batch
 from inputs.image_data import ImageData
 from inputs.npz import KEYS
 from model import build_network
@@ -33,7 +33,6 @@ from training.devices import device_description, keep_freed_memory, pick_device
 from training.optimizers import make_optimizers
 from training.trainer import Trainer
 
-Batch = tuple[Tensor, Tensor]
 Runner = Callable[[int], int]  # runs so many training steps; returns the number of images
 
 
@@ -117,6 +116,7 @@ def plain_step(setup: Setup, data: ImageData) -> Runner:
 def plain_loop(setup: Setup, data: ImageData) -> Callable[[Iterable[Batch]], None]:
     """The plain script's training loop with the optimizers of train.py, without a schedule."""
     network = build_network(num_classes=len(data.classes)).to(setup.device)
+    # the first steps at the peak of a schedule might diverge; the speed is the same
     optimizers = make_optimizers(network, replace(setup.recipe, lr=setup.recipe.lr / 10))
     return partial(plain.train, network, optimizers)
 

@@ -52,11 +52,15 @@ def record(runs: list[Path], results: Path) -> None:
     def replaced(rows: list[RecipeRow]) -> list[RecipeRow]:
         left = {(row.recipe, row.seed): row for row in new.values()}
         kept = [left.pop((row.recipe, row.seed), row) for row in rows]
+        unused_logs.update({row.log for row in rows} - {row.log for row in kept})
         return [*kept, *left.values()]
 
+    unused_logs = set()  # those of replaced rows that older code wrote under another name
     for folder, row in new.items():
         copy_file(folder / names.TRAIN_LOG, results / row.log)
     update_rows(path, RecipeRow, replaced)
+    for log in unused_logs:
+        (results / log).unlink(missing_ok=True)
     draw_recipes(read_rows(path, RecipeRow), results / names.RECIPES_PLOT)
     for folder, row in new.items():
         figures = f"{row.test_acc:.2f} % after epoch {row.epochs}, seed {row.seed}"

@@ -43,7 +43,7 @@ class LogRow(Strict):
     val_acc: Percent | None = None
     lr: float  # at the start of the epoch
     seconds: float  # training and evaluation
-    images_per_second: float  # training alone
+    images_per_second: float  # training and batch-norm statistics, without evaluation
 
     @property
     def evaluated_loss(self) -> float:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from runs import run_script
 
 from experiments import campaign
@@ -38,6 +39,17 @@ def test_a_bad_flag_for_train_py_ends_the_campaign(tmp_path, capfd):
     outcome = run_script("experiments.campaign", "--out", tmp_path, "--", "--epoch", 3)
     assert outcome.status == 2
     assert capfd.readouterr().err.count("--epoch") == 1
+
+
+@pytest.mark.parametrize("script", ["campaign", "time_to_85"])
+@pytest.mark.parametrize("flag", ["--holdout=30", "--find-lr"])
+def test_flags_without_a_test_accuracy_are_refused_before_a_run(script, flag, small_npz, tmp_path):
+    out, dataset = ("--out", tmp_path / "runs"), ("--dataset", small_npz)
+    before = dataset if script == "time_to_85" else ()
+    after = dataset if script == "campaign" else ()
+    outcome = run_script(f"experiments.{script}", *out, *before, "--", *after, flag)
+    outcome.assert_refused(flag.partition("=")[0], "test set", status=2)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_killed_before_its_pictures_is_not_finished(finished_run, tmp_path):

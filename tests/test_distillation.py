@@ -108,6 +108,8 @@ def test_a_teacher_that_the_run_would_move_away_is_refused(small_npz, finished_r
     outcome = train(small_npz, out, "--teacher", tmp_path / "out" / "best.pt")
     outcome.assert_refused("--teacher", "another --out")
     assert (out / "best.pt").read_bytes() == (finished_run / "best.pt").read_bytes()
+    outcome = train(small_npz, out, "--teacher", out / "best.pt", "--find-lr")  # moves nothing
+    assert outcome.status == 0, outcome.err
 
 
 def test_a_teacher_has_not_seen_the_validation_images(small_npz, tmp_path):

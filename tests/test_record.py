@@ -61,6 +61,19 @@ def test_a_row_stays_what_it_is_when_a_default_changes(finished_run, tmp_path, m
     assert row.log == path
 
 
+def test_the_log_of_a_replaced_row_goes_with_it(finished_run, tmp_path):
+    """Older code wrote fewer settings into a row, and so another file name for its log."""
+    command = ("experiments.record", finished_run, "--results", tmp_path)
+    assert run_script(*command).status == 0
+    (row,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    older = replace(row, settings=row.settings.replace(" --precision auto", ""))
+    (tmp_path / row.log).rename(tmp_path / older.log)
+    write_table(tmp_path / names.RECIPES, [older])
+    assert run_script(*command).status == 0
+    assert rows(tmp_path) == [vars(row)]
+    assert list((tmp_path / row.log).parent.iterdir()) == [tmp_path / row.log]
+
+
 def test_runs_on_two_folders_with_the_same_name_are_kept(small_npz, small_data, tmp_path):
     (tmp_path / "other").mkdir()
     other = save_npz(

@@ -35,7 +35,7 @@ from training.devices import avoid_slow_kernels, device_description, training_pr
 from training.optimizers import JointOptimizer, linear_schedule, make_optimizers, restore
 from training.processes import ALONE, World
 
-STATISTICS_IMAGES = 2560  # last ones of an epoch, for computing batch-norm statistics again
+STATISTICS_IMAGES = 2560  # computes batch-norm statistics again, from an epoch's last batches
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2000, "mps": 2000}  # images; on a CPU more is no faster
 
 
@@ -148,7 +148,7 @@ class Trainer:
             disable=None if self.world.is_first else True,
             leave=False,
         )
-        # as many batches as hold STATISTICS_IMAGES images in this process
+        # as many full batches as hold STATISTICS_IMAGES images in this process
         recent = deque(maxlen=-(-STATISTICS_IMAGES * self.world.size // self.recipe.batch_size))
         train_loss, train_acc = self.train(bar, recent)
         # the running statistics lag behind the weights, by a lot if an epoch has few steps
@@ -285,8 +285,7 @@ class Trainer:
             if state.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state.scaler)
             self.steps_taken = state.step
-            skipped = checkpoint.epoch * self.steps_per_epoch - state.step
-            if skipped < 0 or (skipped and not state.scaler):
+            if state.step > checkpoint.epoch * self.steps_per_epoch:  # float16 skips steps
                 raise ValueError("a step of another epoch than the network's")
             log = check_log(validated(list[LogRow], state.log))
             logged = (log[-1].epoch, log[-1].test_acc, log[-1].val_acc)
