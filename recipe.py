@@ -22,7 +22,8 @@ def setting(default: Any, help: str, choices: tuple[str, ...] | None = None, **b
 class Network:
     """The network's class in `model.py`, and the constructor's arguments that have a flag.
 
-    A field added here becomes a flag of train.py; every class in NETWORKS must take it.
+    A field added here becomes a flag of train.py; the constructor of every class in NETWORKS must
+    take it, and `num_classes`.
     """
 
     model: str = setting("Net", "network", choices=NETWORKS)

@@ -1,4 +1,4 @@
-"""Measures the speed of training, and how far it is from the fastest possible.
+"""Measures the speed of training, and its share of the speed of the training step alone.
 
     python -m experiments.bench                    # some minutes; writes results/bench.csv
     python -m experiments.bench --quick            # under a minute, and noisier
