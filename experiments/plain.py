@@ -83,7 +83,7 @@ def train(
     """Takes a training step on each batch, on the device of `network`."""
     device = next(network.parameters()).device
     network.train()
-    total_loss, hits = 0.0, 0  # such scripts print them; each sum waits for its step
+    total_loss, hits = 0.0, 0  # what a script prints; `.item()` waits for the step
     for images, labels in batches:
         images, labels = images.to(device), labels.to(device)
         network.zero_grad()

@@ -48,6 +48,7 @@ def record(runs: list[Path], results: Path) -> None:
 
     path = results / names.RECIPES
     new = {folder: row_of(folder) for folder in runs}
+    unused_logs = set()  # of replaced rows: older code named the log of the same run differently
 
     def replaced(rows: list[RecipeRow]) -> list[RecipeRow]:
         left = {(row.recipe, row.seed): row for row in new.values()}
@@ -55,7 +56,6 @@ def record(runs: list[Path], results: Path) -> None:
         unused_logs.update({row.log for row in rows} - {row.log for row in kept})
         return [*kept, *left.values()]
 
-    unused_logs = set()  # those of replaced rows that older code wrote under another name
     for folder, row in new.items():
         copy_file(folder / names.TRAIN_LOG, results / row.log)
     update_rows(path, RecipeRow, replaced)

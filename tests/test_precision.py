@@ -5,7 +5,7 @@ import torch
 from runs import log_without_times, train
 from torch import Tensor, nn
 
-from data import as_tensor
+from data import DeviceBatches, as_tensor
 from model import build_network
 from recipe import NETWORKS, Recipe
 from records import names
@@ -100,3 +100,21 @@ def test_the_loss_in_bfloat16_is_close_to_that_in_float32(model, small_data):
     ]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_a_run_that_skipped_a_step_in_float16_is_resumed_twice_in_float32(small_data):
+    cpu, recipe = torch.device("cpu"), Recipe(epochs=2, batch_size=32, augment="device")
+
+    def new_trainer() -> Trainer:
+        return Trainer(build_network(num_classes=3, width=0.1), small_data, recipe, cpu)
+
+    trainer = new_trainer()
+    trainer.scaler = torch.amp.GradScaler("cpu")  # as on a GPU without bfloat16
+    log = [trainer.run_epoch(1, DeviceBatches(small_data, recipe, cpu))]
+    trainer.steps_taken -= 1
+    steps, checkpoint = trainer.steps_taken, trainer.checkpoint(log)
+    for _ in range(2):
+        trainer = new_trainer()
+        log = trainer.resume(checkpoint, names.LAST)
+        checkpoint = trainer.checkpoint(log)
+    assert trainer.steps_taken == steps

@@ -189,14 +189,3 @@ def test_resume_with_a_broken_best_pt(damage, small_npz, finished_run, tmp_path)
         checkpoint = torch.load(best, weights_only=True)
         torch.save({**checkpoint, "weights": Net(3, width=1).state_dict()}, best)
     train(small_npz, out, "--epochs", 2, "--resume").assert_refused("best.pt")
-
-
-def test_a_run_whose_gpu_skipped_a_step_in_float16_goes_on_in_float32(
-    small_npz, finished_run, tmp_path
-):
-    out = shutil.copytree(finished_run, tmp_path / "out")
-    content = torch.load(out / names.LAST, weights_only=True)
-    content["training"]["step"] -= 1
-    torch.save(content, out / names.LAST)
-    outcome = train(small_npz, out, "--epochs", 2, "--resume")
-    assert outcome.status == 0, outcome.err

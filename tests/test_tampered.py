@@ -26,7 +26,18 @@ def tampered(finished_run: Path, out: Path, name: str = "last.pt", **entries) ->
 
 
 @pytest.mark.parametrize(
-    "damage", ["shape", "NaN", "no tensor", "missing", "setting", "step", "epoch of the log", "acc"]
+    "damage",
+    [
+        "shape",
+        "NaN",
+        "no tensor",
+        "missing",
+        "setting",
+        "step",
+        "skipped",
+        "epoch of the log",
+        "acc",
+    ],
 )
 def test_a_tampered_state_of_training_is_refused_before_the_first_epoch(
     damage, small_npz, finished_run, tmp_path
@@ -44,7 +55,11 @@ def test_a_tampered_state_of_training_is_refused_before_the_first_epoch(
         del states[1]["state"][0]
     elif damage == "setting":
         states[1]["param_groups"][0]["momentum"] = 0.5
-    entries = {"step": 10**6} if damage == "step" else {"optimizers": states}
+    entries = {"optimizers": states}
+    if damage == "step":
+        entries = {"step": 10**6}
+    elif damage == "skipped":  # which only a run with a scaler may have done
+        entries = {"step": content["step"] - 1}
     if damage == "epoch of the log":
         entries = {"log": [log[0], {**log[1], "epoch": 7}]}
     elif damage == "acc":

@@ -35,7 +35,7 @@ from training.devices import avoid_slow_kernels, device_description, training_pr
 from training.optimizers import JointOptimizer, linear_schedule, make_optimizers, restore
 from training.processes import ALONE, World
 
-STATISTICS_IMAGES = 2560  # computes batch-norm statistics again, from an epoch's last batches
+STATISTICS_IMAGES = 2560  # of an epoch's last batches, for computing batch-norm statistics again
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2000, "mps": 2000}  # images; on a CPU more is no faster
 
 
@@ -88,6 +88,7 @@ class Trainer:
         self.precision = training_precision(recipe.precision, device)
         # float16 gradients underflow unless they are scaled; for other types this does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self.scaler_state = {}  # of a resumed checkpoint; kept where float16 is not used
 
         self.normalise = Normalise(data.mean, data.std).to(device)
         share = world.share(len(data.test_labels))
@@ -255,7 +256,7 @@ class Trainer:
                 log=[vars(row) for row in log],
                 step=self.steps_taken,
                 optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
-                scaler=self.scaler.state_dict(),
+                scaler=self.scaler.state_dict() or self.scaler_state,
             ),
         )
 
@@ -284,8 +285,9 @@ class Trainer:
             load_weights(self.network, checkpoint, path)
             if state.scaler and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state.scaler)
-            self.steps_taken = state.step
-            if state.step > checkpoint.epoch * self.steps_per_epoch:  # float16 skips steps
+            self.scaler_state, self.steps_taken = state.scaler, state.step
+            skipped = checkpoint.epoch * self.steps_per_epoch - state.step
+            if skipped < 0 or (skipped and not state.scaler):
                 raise ValueError("a step of another epoch than the network's")
             log = check_log(validated(list[LogRow], state.log))
             logged = (log[-1].epoch, log[-1].test_acc, log[-1].val_acc)
