@@ -96,7 +96,8 @@ class Recipe:
     precision: str = setting(
         "auto",
         "number format of the training steps; auto is bfloat16 on CUDA (float16 before Ampere) and "
-        "float32 elsewhere. On CPUs with AVX512_BF16, bfloat16 is faster; on others it is slower",
+        "float32 elsewhere. bfloat16 is faster on CPUs with AVX512_BF16, and slower on CPUs "
+        "without instructions for it",
         choices=PRECISIONS,
     )
     seed: int = setting(

@@ -58,6 +58,13 @@ def test_class_names_are_in_the_metadata(exported):
     assert json.loads(metadata["classes"]) == list(CLASSES)
 
 
+def test_no_path_of_the_exporting_machine_is_in_the_files(exported):
+    for path in (exported, exported.with_suffix(".int8.onnx")):
+        content = path.read_bytes()
+        assert str(REPO).encode() not in content
+        assert sys.prefix.encode() not in content
+
+
 def test_int8_is_smaller_and_tells_the_small_classes_apart(exported, small_data):
     int8 = exported.with_suffix(".int8.onnx")
     assert int8.stat().st_size < exported.stat().st_size / 2

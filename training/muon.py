@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor) -> Tensor:
     """Nearly the nearest (semi-)orthogonal matrix.
 
-    Singular values above 0.2 % of the matrix's Frobenius norm become 0.68 to 1.21, smaller ones
+    Singular values above 0.2 % of the matrix's Frobenius norm become 0.68 to 1.20, smaller ones
     stay below.
     """
     a, b, c = COEFFICIENTS
