@@ -1,8 +1,8 @@
 """The receptive field and the average pooling of a network, measured by gradients.
 
 The recorded operations run again on positive random numbers. Trainable parameters are replaced by
-positive ones, so that nothing cancels and activations cut nothing off. A norm divides by a
-constant.
+positive ones, so that nothing cancels. A norm divides by the largest value, so that activations
+with an upper bound of 1 or more cut nothing off.
 """
 
 import math
@@ -128,7 +128,7 @@ def _run(steps: list[Step], values: dict[int, Tensor]) -> None:
         if step.is_norm:
             images = values.get(id(step.inputs[0]), step.inputs[0])
             result = torch.empty_like(step.outputs[0])  # with the same strides, for later views
-            results = [result.copy_(images / images.detach().abs().mean())]
+            results = [result.copy_(images / images.detach().abs().max())]
         else:
             if step.op == "convolution":  # also if its weights are computed or no parameters
                 weights = step.args[1]

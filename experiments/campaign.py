@@ -2,11 +2,12 @@
 
     python -m experiments.campaign                                # all of them
     python -m experiments.campaign --only residual-25 net-100     # two of them
-    python -m experiments.campaign -- --augment device --compile  # with other flags for train.py
+    python -m experiments.campaign --out runs/device -- --augment device --compile
 
 A finished run is added to results/recipes.csv. A run that was stopped is resumed and a finished one
-is skipped, so the command can be repeated at any time. Two copies that are started together train
-different runs: a run whose folder is in use is skipped.
+is skipped, so the command can be repeated at any time. With other flags for train.py, give another
+--out. Two copies that are started together train different runs: a run whose folder is in use is
+skipped.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def main() -> None:
             out = args.out / f"{name}-seed{seed}"
             flags = [*args.flags, *shlex.split(own_flags), "--seed", seed, "--out", out]
             if is_finished(out):
+                check_command(out, flags)
                 print(f"{out}: is finished", flush=True)
             elif status := train(*flags, *["--resume"] * (out / names.LAST).exists()):
                 if status == 2:  # a bad flag, which train.py has named
@@ -91,6 +93,15 @@ def is_finished(out: Path) -> bool:
     except UserError:  # there is no run
         return False
     return is_trained and all((out / picture).exists() for picture in names.RUN_PICTURES)
+
+
+def check_command(out: Path, flags: list[object]) -> None:
+    """Raises UserError unless the run in `out` was trained with these flags."""
+    from records.run import read_config
+
+    command = read_config(out).command
+    if command != shlex.join(["python", "train.py", *map(str, flags)]):
+        raise UserError(f"{out} was trained by another command, {command}; give another --out")
 
 
 def train(*flags: object) -> int:

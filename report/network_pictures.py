@@ -1,5 +1,6 @@
 """Pictures of a network's blocks and of its receptive field, computed from the module itself."""
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from constraints.trace import Layer, trace
+from constraints.trace import Layer, Trace, trace
 from model import count_parameters
 from recipe import IMAGE_SIZE
 from records import names
@@ -46,9 +47,9 @@ def draw_network(
         image: uint8 (H, W, 3), enlarged or not, behind the receptive field; or None.
         effective: of `activation_map.effective_receptive_field`, for a second panel.
     """
-    layers = trace(network).layers
-    draw_blocks(boxes(network, layers), folder / names.BLOCK_DIAGRAM.name)
-    draw_receptive_field(layers, image, folder / names.RECEPTIVE_FIELD.name, effective)
+    traced = trace(network)
+    draw_blocks(boxes(network, traced), folder / names.BLOCK_DIAGRAM.name)
+    draw_receptive_field(traced.layers, image, folder / names.RECEPTIVE_FIELD.name, effective)
 
 
 def draw_blocks(found: list[Box], path: Path) -> None:
@@ -107,30 +108,54 @@ def _arrow(axes: Axes, start: tuple, end: tuple, **style: str) -> None:
     axes.add_patch(FancyArrowPatch(start, end, color="black", linewidth=1, **style))
 
 
-def boxes(network: nn.Module, layers: list[Layer]) -> list[Box]:
-    """What the diagram shows of `layers`, in the order in which they run; the output is last."""
-    known = dict(network.named_modules())
-    maps = [layer for layer in layers if 1 not in layer.motion.after]
+def boxes(network: nn.Module, traced: Trace) -> list[Box]:
+    """What the diagram shows of `network`, in the order in which it runs; the output is last."""
+    known, layers = dict(network.named_modules()), traced.layers
+    maps = [layer for layer in layers if _has_map(layer)]
     groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
     # a layer in the network's own forward has no module
     modules = {name: known.get(name, nn.Identity()) for name, _ in groups}
-    shortcuts = _with_shortcut(network, modules)
+    shortcuts, parameters = _with_shortcut(network, modules), _parameters(network, traced, modules)
     found = [
         Box(
             f"C{group[0].block}",
             [name, ", ".join(map(_kernel, group)), _shape(known, group[-1])],
             _color(group),
             name in shortcuts,
-            count_parameters(modules[name]),
+            parameters.pop(name, 0),  # a module may have two boxes, with another one between them
         )
         for name, group in groups
     ]
-    pooled = [x.name for x in layers if 1 in x.motion.after and x.name in known]
+    pooled = [x.name for x in layers if not _has_map(x) and x.name in known]
     heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in modules}
     sizes = [f"{head.in_features} to {head.out_features}" for head in heads.values()]
     lines = [", ".join([*pooled, *heads]), "pooling, linear", ", ".join(sizes)]
     rest = count_parameters(network) - sum(box.parameters for box in found)
-    return [*found, Box("O", lines, PLAIN_COLOR, False, max(rest, 0))]
+    return [*found, Box("O", lines, PLAIN_COLOR, False, rest)]
+
+
+def _has_map(layer: Layer) -> bool:
+    """Whether its output is a map; if not, it pools."""
+    return 1 not in layer.motion.after
+
+
+def _parameters(network: nn.Module, traced: Trace, modules: dict[str, nn.Module]) -> Counter[str]:
+    """The number of trainable parameters in each of `modules` without those of `modules` in it.
+
+    Those of a norm beside a convolution, outside of all modules, count with the layer before it.
+    """
+    layers = {id(x.step): _module_name(x) if _has_map(x) else None for x in traced.layers}
+    before, last = {}, None
+    for step in traced.recording.live_steps():
+        last = layers.get(id(step), last)
+        before.setdefault(step.module, last)
+    counts = Counter()
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            within = [module for module in modules if f"{name}.".startswith(f"{module}.")]
+            owner = before.get(name.rpartition(".")[0])
+            counts[max(within, key=len, default=owner)] += parameter.numel()
+    return counts
 
 
 def _module_name(layer: Layer) -> str:
@@ -223,7 +248,7 @@ def draw_receptive_field(
 
 
 def _grows(layer: Layer) -> bool:
-    return layer.after.rf != layer.before.rf and 1 not in layer.motion.after
+    return layer.after.rf != layer.before.rf and _has_map(layer)
 
 
 def _square(axes: Axes, rf: tuple[int, int], color: object, label: str | None = None) -> None:

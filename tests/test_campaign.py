@@ -25,14 +25,17 @@ def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, ca
     assert row.command.startswith(f"python train.py --dataset {small_npz} --width 0.25")
 
     (tmp_path / "small-seed0").unlink()
-    (tmp_path / "small-seed1").rename(tmp_path / "small-seed0")
-    monkeypatch.setitem(campaign.RUNS, "small", ("", 1))
-    capfd.readouterr()
     (tmp_path / names.RECIPES).unlink()  # as if the campaign had been killed before
+    capfd.readouterr()
     again = run_script(*run)
-    assert "small-seed0: is finished" in again.out
+    assert "small-seed1: is finished" in again.out
+    assert capfd.readouterr().out.count("epoch 1/1") == 1  # of seed 0
+    assert len(read_rows(tmp_path / names.RECIPES, RecipeRow)) == 2
+
+    other = run_script(*run, "--augment", "device")
+    other.assert_refused("small-seed0", "another command", "give another --out")
     assert capfd.readouterr().out == ""
-    assert len(read_rows(tmp_path / names.RECIPES, RecipeRow)) == 1
+    assert len(read_rows(tmp_path / names.RECIPES, RecipeRow)) == 2
 
 
 def test_a_bad_flag_for_train_py_ends_the_campaign(tmp_path, capfd):

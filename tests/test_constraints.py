@@ -62,6 +62,8 @@ HONEST = {
     "SiLU": (lambda: n.acted(F.silu), "55"),
     "GELU": (lambda: n.acted(F.gelu), "55"),
     "Hardswish": (lambda: n.acted(F.hardswish), "55"),
+    "Hardtanh": (lambda: n.acted(F.hardtanh), "55"),
+    "clamp": (lambda: n.acted(lambda x: x.clamp(0, 1)), "55"),
     "squared ReLU": (lambda: n.acted(lambda x: x.clamp(min=0) ** 2), "55"),
     "torch.where": (lambda: n.acted(lambda x: torch.where(x > 0, x, 0.1 * x)), "55"),
     "maxout of channels": (lambda: Edited(c4b=nn.Sequential(nn.Conv2d(32, 64, 1), layers.as_module(lambda x: torch.maximum(*x.chunk(2, 1))))), "55"),

@@ -16,7 +16,7 @@ from report.network_pictures import boxes, draw_network
 
 def test_boxes_of_the_published_network():
     network = Net()
-    found = boxes(network, trace(network).layers)
+    found = boxes(network, trace(network))
     assert [box.block for box in found] == [*["C1"] * 3, *["C2"] * 2, *["C3"] * 2, *["C4"] * 2, "O"]
     assert found[2].lines == ["c1c", "3x3 s2", "48x16x16"]
     assert found[7].lines == ["c4a", "dw 3x3 d2, 1x1", "128x4x4"]
@@ -27,7 +27,7 @@ def test_boxes_of_the_published_network():
 
 def test_shortcuts_are_those_of_the_residual_blocks():
     network = ResidualNet(width=0.25)
-    found = boxes(network, trace(network).layers)
+    found = boxes(network, trace(network))
     shortcuts = [box.lines[0] for box in found if box.has_shortcut]
     blocks = (("c2", 3), ("c3", 5), ("c4", 2))
     assert shortcuts == [f"{block}.{i}" for block, count in blocks for i in range(count)]
@@ -51,16 +51,60 @@ class Edited(Net):
 def test_an_edited_network_is_drawn(tmp_path):
     network = Edited()
     draw_network(network, None, tmp_path)
-    found = boxes(network, trace(network).layers)
+    found = boxes(network, trace(network))
     assert found[0].lines == ["forward", "3x3", "32x32"]
     assert [box.lines[0] for box in found if box.block == "C2"] == ["c2a", "c2a.1", "c2b"]
     assert found[-1].lines[0] == "fc"
     assert_drawn(tmp_path / "network.png", (1245, 438))
 
 
+class BasicBlock(nn.Module):
+    """As in a ResNet, but `conv1` has a norm in it, and so a box of its own."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = ConvBlock(channels, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        return F.relu(self.bn2(self.conv2(self.conv1(x))) + self.shortcut(x))
+
+
+class Flat(nn.Module):
+    """All layers are beside each other, with norms of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.block = BasicBlock(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.bn3, self.fc = nn.BatchNorm1d(16), nn.Linear(16, 10)
+
+    def forward(self, images):
+        x = self.block(F.relu(self.bn1(self.conv1(images))))
+        x = F.relu(self.bn2(self.conv2(x))).mean((2, 3))
+        return self.fc(self.bn3(x))
+
+
+def test_each_parameter_counts_in_one_box():
+    network = Flat()
+    found = {box.lines[0]: box.parameters for box in boxes(network, trace(network))}
+    assert found == {
+        "conv1": 216 + 16,
+        "block.conv1": 576 + 16,
+        "block": 576 + 16,
+        "block.shortcut": 72 + 16,
+        "conv2": 1152 + 32,
+        "fc": 32 + 170,
+    }
+    assert sum(found.values()) == count_parameters(network)
+
+
 def test_a_pooling_that_is_not_allowed_is_named():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1800, 10))
-    found = boxes(network, trace(network).layers)
+    found = boxes(network, trace(network))
     assert found[1].lines == ["1", "max 2x2 s2", "15x15"]
     assert not any(box.has_shortcut for box in found)
 
