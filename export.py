@@ -129,7 +129,8 @@ def comparison_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None
     if data:
         count = f"{len(data.test_labels):,}"
         images = as_tensor(data.test_images).contiguous()
-        return images, data.test_labels, f"{count} test images of {data.name}"
+        kind = names.EVALUATED[data.evaluated]
+        return images, data.test_labels, f"{count} {kind} images of {data.name}"
     shape = (RANDOM_IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return as_tensor(images).contiguous(), None, f"{RANDOM_IMAGES} random images"

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from console.errors import CONTROL_CHARACTERS, run
+from console.errors import CONTROL_CHARACTERS, print_error, run
 from console.flags import Parser, a_path, add_device_flag, number
 from records import names
 from records.files import check_writable
@@ -75,7 +75,7 @@ def main() -> None:
                 images.append(read_image(file_of(name)))
                 readable.append("stdin" if name == STDIN else name)
             except ValueError as error:
-                print(f"predict.py: {printable(name)}: {error}", file=sys.stderr)
+                print_error(f"{printable(name)}: {error}")
                 failed = True
         if images:
             for name, values in zip(readable, net.probabilities(images).tolist(), strict=True):

@@ -258,4 +258,14 @@ def _status_of(main: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a deleted folder, a lack of permission
         _print_failure(str(error))
+    except Exception as error:
+        if not _is_of_an_import(error):
+            raise
+        _print_failure(described(error))  # in a file that the user has edited
     return 1
+
+
+def _is_of_an_import(error: Exception) -> bool:
+    """Whether it was raised outside of all functions, while a file was being imported."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == "<module>" for frame, _ in frames)

@@ -64,7 +64,11 @@ def add_setting_flags(group, kind: type, *only: str) -> None:
             add_setting_flags(group, type(field.default))
         else:
             choices, bounds = field.metadata["choices"], field.metadata["bounds"]
-            assert type(field.default) is not bool, "settings are numbers or choices"
+            if not choices and type(field.default) not in (int, float):
+                raise UserError(
+                    f"recipe.py: {kind.__name__}.{field.name} has no flag, since its default is no "
+                    "number; give it choices=, or a default of 0 or 1"
+                )
             group.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 default=field.default,

@@ -11,6 +11,7 @@ same device: move the file away when the recipe itself has changed.
 """
 
 import argparse
+from dataclasses import asdict
 from itertools import product
 
 from console.errors import command_line, run
@@ -23,7 +24,7 @@ from console.flags import (
     number,
     settings_from,
 )
-from inputs.sources import add_data_flags
+from inputs.sources import add_data_flags, unambiguous_name
 from recipe import Network, Recipe
 from records import names
 from records.evidence import UNCHANGED, AblationRow, current_commit, shared_settings
@@ -103,8 +104,10 @@ def main() -> None:
     args = parse_arguments()
     check_writable(args.out)
 
+    from constraints.checks import check_output
     from data import load
     from experiments.changes import measure
+    from model import build_network
     from records.tables import read_rows, update_rows
     from training.devices import device_description, keep_freed_memory, pick_device
 
@@ -114,12 +117,14 @@ def main() -> None:
         epochs=args.epochs, augment="device", precision=args.precision, network=network
     )
     device = pick_device(args.device)
-    place = device_description(device), shared_settings(unchanged)
+    check_output(build_network(num_classes=10, **asdict(network)))
     data = load(args.dataset, args.data_dir, holdout=HOLDOUT)
+    name = unambiguous_name(data.name, data.fingerprint)
+    place = name, device_description(device), shared_settings(unchanged)
     keep_freed_memory()
     table = args.out / names.ABLATION
     for seed, change in product(range(args.seeds), [args.only] if args.only else CHANGES):
-        key = (change, args.epochs, seed, data.name, *place)
+        key = (change, args.epochs, seed, *place)
         if key in [row.run for row in read_rows(table, AblationRow)]:
             print(f"{change}, seed {seed}: has a row in {table} already", flush=True)
             continue

@@ -42,13 +42,16 @@ def main() -> None:
 
     import torch
 
+    from constraints.checks import check_output
     from data import check_batch_size, load, worker_count
     from experiments.modes import Setup, measure, profile
+    from model import build_network
     from records.run import archive_earlier_bench
     from records.tables import as_table, write_table
     from training.devices import device_description, pick_device
 
     device = pick_device(args.device)
+    check_output(build_network(num_classes=10))
     data = load(args.dataset, args.data_dir)
     check_batch_size(args.batch_size, len(data.train_labels))
     setup = Setup(

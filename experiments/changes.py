@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from data import DeviceBatches, as_tensor
 from inputs import augment
 from inputs.image_data import ImageData
+from inputs.sources import unambiguous_name
 from model import build_network
 from recipe import Recipe
 from records.evidence import AblationRow, shared_settings
@@ -55,7 +56,7 @@ def measure(
         change=name,
         epochs=recipe.epochs,
         seed=recipe.seed,
-        dataset=data.name,
+        dataset=unambiguous_name(data.name, data.fingerprint),
         val_loss=float(f"{loss:.8g}"),
         val_acc=float(f"{accuracy:.8g}"),
         val_acc_flipped=flipped,

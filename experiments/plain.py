@@ -82,6 +82,7 @@ def train(
 ) -> None:
     """Takes a training step on each batch, on the device of `network`."""
     device = next(network.parameters()).device
+    torch.backends.cudnn.allow_tf32 = True  # PyTorch's default, which `pick_device` changes
     network.train()
     total_loss, hits = 0.0, 0  # what a script prints; `.item()` waits for the step
     for images, labels in batches:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
 from console.flags import Parser, a_path, as_flags, as_typed
-from inputs.sources import SOURCES
+from inputs.sources import unambiguous_name
 from recipe import Network, Recipe
 from records import names
 from records.evidence import RecipeRow
@@ -91,7 +91,7 @@ def row_of(folder: Path) -> RecipeRow:
         mult_adds=count_mult_adds(network_of(best, folder / names.BEST)),
         epochs=epochs,
         seed=seed,
-        dataset=data_set_of(config),
+        dataset=unambiguous_name(config.dataset, config.fingerprint),
         test_acc=float(log.test_acc.iloc[-1]),
         best_test_acc=float(log.test_acc.max()),
         seconds=round(float(log.seconds.sum()), 3),
@@ -101,15 +101,6 @@ def row_of(folder: Path) -> RecipeRow:
         constraints_kept=constraints_kept if config.constraints else "",
         settings=settings_of(config),
     )
-
-
-def data_set_of(config: Config) -> str:
-    """The name of the data set; that of a folder or file gets a part of the fingerprint.
-
-    Two folders or files of the same name can have different images.
-    """
-    is_built_in = config.dataset in [source.name for source in SOURCES]
-    return config.dataset if is_built_in else f"{config.dataset} ({config.fingerprint[:6]})"
 
 
 def settings_of(config: Config) -> str:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from console.errors import command_line, run
 from console.flags import Parser, a_path, add_device_flag, number
 from experiments.campaign import add_flags_for_train_py, train
-from inputs.sources import add_data_flags
+from inputs.sources import add_data_flags, unambiguous_name
 from recipe import Recipe
 from records import names
 from records.evidence import TARGET, TimeRow, current_commit
@@ -87,11 +87,12 @@ def search(
     from training.devices import device_description, pick_device
 
     table, device = args.results / names.TIME_TO_85, device_description(pick_device(args.device))
+    dataset = unambiguous_name(data.name, data.fingerprint)
     commit = current_commit()  # of the code that runs, so before the first run
     earlier = {row.run: row for row in read_rows(table, TimeRow)}
     for count in epochs:
         for seed in range(args.seeds):
-            key = (script, count, seed, data.name, device)
+            key = (script, count, seed, dataset, device)
             row = earlier.get(key)
             if row is None:
                 recipe = Recipe(epochs=count, seed=seed)
@@ -100,7 +101,7 @@ def search(
                     script=script,
                     epochs=count,
                     seed=seed,
-                    dataset=data.name,
+                    dataset=dataset,
                     test_acc=round(accuracy, 3),
                     seconds=round(seconds, 3),
                     device=device,

@@ -69,6 +69,16 @@ def source_of(dataset: str) -> Source:
     raise UserError(f"{dataset!r} is none of these: {kinds}")
 
 
+def unambiguous_name(name: str, fingerprint: str) -> str:
+    """The name of a data set in evidence; that of a folder or file with a part of its fingerprint.
+
+    Two folders or files of the same name can have different images. A file cifar10.npz counts as
+    the data set cifar10.
+    """
+    is_built_in = name in [source.name for source in SOURCES]
+    return name if is_built_in else f"{name} ({fingerprint[:6]})"
+
+
 def dataset_name(text: str) -> str:
     """An argparse type: a value of --dataset."""
     try:

@@ -64,6 +64,11 @@ def tile_name(index: int, class_name: str) -> str:
     return f"img_{index:02d}_{_safe(class_name) or 'class'}.png"
 
 
+def tiles(folder: Path) -> list[Path]:
+    """The files in `folder` that `tile_name` names, in their order; none if there is no folder."""
+    return sorted(folder.glob("img_[0-9]*_*.png"))
+
+
 def unused(folder: Path, name: str) -> Path:
     """ "cat.png" in `folder`, safe like `tile_name`, or "cat-2.png" and so on if it exists."""
     stem = _safe(name) or "image"

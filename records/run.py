@@ -148,10 +148,15 @@ def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Check
     return best
 
 
+def is_of(checkpoint: Checkpoint, config: Config) -> bool:
+    """Whether `checkpoint` can be of the run of `config`, by its classes and its data set."""
+    return checkpoint.classes == config.classes and checkpoint.data in ("", config.fingerprint)
+
+
 def load_best(out: Path, config: Config) -> Checkpoint:
     """best.pt of the run in `out`; UserError unless it is of the run of `config`."""
     best = load_checkpoint(out / names.BEST)
-    if best.classes != config.classes or best.data not in ("", config.fingerprint):
+    if not is_of(best, config):
         raise UserError(
             f"{out / names.BEST} and {names.CONFIG} are of different runs; put the files of one "
             "run there"

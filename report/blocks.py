@@ -157,7 +157,7 @@ def tile_gallery(run: FinishedRun) -> str:
 
 
 def _tiles(run: FinishedRun, folder: Path, count: int) -> str:
-    paths = sorted((run.results / folder).glob("img_*.png"))
+    paths = names.tiles(run.results / folder)
     if len(paths) < count:
         raise UserError(
             f"{run.results / folder} has {len(paths)} tiles of {count}; train.py writes them"
@@ -175,7 +175,7 @@ def visualization(run: FinishedRun) -> str:
     text = (
         "Look at the augmentation before training:\n\n"
         "```bash\npython visualize_augmentations.py --save "
-        f"{(names.RESULTS / names.AUGMENTATION_DEMO).as_posix()}\n```\n"
+        f"{(names.RESULTS.name / names.AUGMENTATION_DEMO).as_posix()}\n```\n"
     )
     if (run.results / names.AUGMENTATION_DEMO).is_file():
         alt = "Original images and augmented versions"

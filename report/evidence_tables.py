@@ -53,7 +53,7 @@ def ablation_table(results: Path) -> str | None:
     runs = runs.sort_values(["settings", "epochs"], kind="stable")
     cells = []
     same_row = ["change", "epochs", "dataset", "settings"]
-    for (change, epochs, _, settings), group in runs.groupby(same_row, sort=False):
+    for (change, epochs, dataset, settings), group in runs.groupby(same_row, sort=False):
         pairs = group[group.unchanged_val_acc.notna() & (group.change != UNCHANGED)]
         figures = (
             mean_and_spread(group.val_acc),
@@ -62,7 +62,8 @@ def ablation_table(results: Path) -> str | None:
             mean_and_spread(pairs.val_loss - pairs.unchanged_val_loss, "+.4f"),
             f"{group.val_acc_flipped.mean():.2f}",
         )
-        title = f"{change} ({settings})" if settings else change
+        remarks = ", ".join(filter(None, (settings, f"on {dataset}" * (dataset != "cifar10"))))
+        title = f"{change} ({remarks})" if remarks else change
         cells.append((escaped(title), epochs, *figures, len(group)))
     titles = ("held-out accuracy (%):", "difference:", "held-out loss:", "difference:")
     titles += ("accuracy with flips averaged (%):", "runs:")

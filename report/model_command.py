@@ -37,7 +37,7 @@ def main() -> None:
         from report.network_pictures import draw_network
 
         # what needs no data; the receptive field over a tile of the published run
-        tile = next(iter(sorted((names.RESULTS / names.TEST_TILES).glob("*.png"))), None)
+        tile = next(iter(names.tiles(names.RESULTS / names.TEST_TILES)), None)
         image = np.asarray(Image.open(tile).convert("RGB")) if tile else None
         draw_network(network, image, args.save)
     if not all(each.passed for each in checks):

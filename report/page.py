@@ -14,7 +14,7 @@ from model import count_parameters
 from recipe import IMAGE_SIZE
 from records import names
 from records.files import copy_file, replacing
-from records.run import read_config
+from records.run import is_of, read_config
 from records.trained_net import TrainedNet
 from report.pictures import tile_caption
 
@@ -37,7 +37,7 @@ def page_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, 
     evaluated = "test" if checkpoint.val_acc is None else "val"
     images = f"{names.EVALUATED[evaluated]} images"
     config = read_config(run) if (run / names.CONFIG).exists() else None
-    known = config is not None and config.classes == net.classes
+    known = config is not None and is_of(checkpoint, config)
     return {
         "name": checkpoint.network,
         "parameters": count_parameters(net.network),
@@ -50,10 +50,10 @@ def page_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, 
     }
 
 
-def _samples(tiles: Path) -> list[dict[str, str]]:
+def _samples(folder: Path) -> list[dict[str, str]]:
     """The tiles in a folder in the network's resolution, as data URLs, each with its class."""
     found = []
-    for path in sorted(tiles.glob("*.png")):
+    for path in names.tiles(folder):
         png = io.BytesIO()
         with Image.open(path) as tile:  # in which each pixel is enlarged to a square
             small = tile.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)

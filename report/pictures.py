@@ -154,7 +154,7 @@ def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> No
     Tiles that an earlier call left in `folder` are removed.
     """
     folder.mkdir(exist_ok=True)
-    for stale in folder.glob("img_[0-9]*_*.png"):
+    for stale in names.tiles(folder):
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from runs import run_script
+from runs import run_script, save_npz
 
 from experiments.ablation import CHANGES, CODE, SETTINGS, changed
 from experiments.changes import measure
@@ -50,7 +50,7 @@ def test_too_few_images_are_refused(small_npz, tmp_path):
     outcome.assert_refused("cannot hold out 5000 of 96 training images")
 
 
-def test_the_command_keeps_a_row_per_run_and_repeats_none(small_npz, tmp_path, monkeypatch):
+def test_a_run_is_measured_once(small_npz, small_data, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
     flags = ("--dataset", small_npz, "--epochs", 1, "--seeds", 1, "--out", tmp_path)
     first = run_script("experiments.ablation", *flags, "--only", "batch of 64")
@@ -59,6 +59,13 @@ def test_the_command_keeps_a_row_per_run_and_repeats_none(small_npz, tmp_path, m
     assert "has a row" in again.out
     (row,) = read_rows(tmp_path / names.ABLATION, AblationRow)
     assert row.command.startswith(f"python -m experiments.ablation --dataset {small_npz}")
+
+    (tmp_path / "other").mkdir()
+    inverted = {"train_images": 255 - small_data.train_images}
+    other = save_npz(tmp_path / "other" / small_npz.name, small_data, **inverted)
+    others = run_script("experiments.ablation", *flags, "--only", "batch of 64", "--dataset", other)
+    assert (others.status, "has a row" in others.out) == (0, False)
+    assert len(read_rows(tmp_path / names.ABLATION, AblationRow)) == 2
 
 
 def test_networks_and_precisions_are_other_runs(small_npz, tmp_path, monkeypatch):

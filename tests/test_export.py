@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -16,7 +17,7 @@ from runs import CLASSES, REPO, run_script, train
 
 from inputs.image_files import read_image
 from records.onnx_file import onnx_bytes, onnx_logits, write_int8_onnx
-from records.run import read_config, read_log
+from records.run import read_config, read_log, write_config
 from records.trained_net import TrainedNet
 from report import page
 
@@ -109,6 +110,18 @@ def test_the_page_has_the_facts_of_the_run(no_runtime, full_width_run, small_dat
         pixels = np.asarray(Image.open(io.BytesIO(png)))
         (index,) = np.flatnonzero((small_data.test_images == pixels).all((1, 2, 3)))
         assert sample["class"] == CLASSES[small_data.test_labels[index]]
+
+
+def test_the_page_has_no_samples_of_another_run(no_runtime, full_width_run, tmp_path):
+    run = shutil.copytree(full_width_run, tmp_path / "run")
+    config = read_config(run)
+    write_config(run, replace(config, fingerprint="of other images with the same classes"))
+    assert (
+        run_script("export", "--checkpoint", run / "best.pt", "--page", tmp_path / "site").status
+        == 0
+    )
+    facts = json.loads((tmp_path / "site" / "net.json").read_text())
+    assert (facts["samples"], facts["evaluated_on"]) == ([], "test images")
 
 
 def test_a_checkpoint_alone(no_runtime, full_width_run, tmp_path):

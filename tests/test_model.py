@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import make_dataclass
 
 import pytest
 import torch
 from runs import REPO, Outcome, run_script
 
 from model import Net, count_parameters
+from recipe import Network, setting
 from report.layer_table import layer_table
 
 # module, output channels, output size, parameters (convolutions and batch norm)
@@ -101,11 +103,33 @@ def test_a_message_of_several_lines_is_told_in_one(monkeypatch):
     run_script("model").assert_refused("Net cannot be built: ValueError: one line and another")
 
 
+@pytest.mark.parametrize("script", ["train", "experiments.ablation", "experiments.bench"])
+def test_a_broken_forward_pass_is_named_before_data_is_read(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("model.Net.forward", lambda self, images: self.c4b(images))
+    unreadable = tmp_path / "images.npz"
+    unreadable.touch()
+    outcome = run_script(script, "--dataset", unreadable, "--out", tmp_path / "out")
+    outcome.assert_refused("the network must turn images", "into logits", "RuntimeError")
+
+
+@pytest.mark.parametrize("value", [True, "relu"])
+def test_an_argument_that_cannot_have_a_flag_is_named(value, monkeypatch):
+    fields = [("act", type(value), setting(value, "activation"))]
+    kind = make_dataclass("Network", fields, bases=(Network,), frozen=True)
+    monkeypatch.setattr("report.model_command.Network", kind)
+    run_script("model").assert_refused("recipe.py", "Network.act", "choices=")
+
+
 @pytest.mark.parametrize(
     ("line", "edited", "words"),
     [
         ("self.c3a = ConvBlock(", "self.c3a = ConvBlok(", ["NameError", "model.py, line"]),
         ("class Net(nn.Module)", "class Net(Module)", ["name 'Module'", "model.py, line"]),
+        (
+            "ConvBlock(nn.Sequential)",
+            "ConvBlock(nn.Sequental)",
+            ["AttributeError", "line"],
+        ),
         ("import inspect", "import blocks", ["No module named 'blocks'", "model.py, line"]),
         ("self.gap(x)", "self.gab(x)", ["AttributeError", "model.py, line"]),
         ("self.c2b(self.c2a(x))", "self.c2b(self.c2a(x)", ["model.py, line", "never closed"]),

@@ -82,8 +82,11 @@ def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (102, 32, 32, 3), dtype=np.uint8)
     pictures.write_tiles(images, ["old"] * 102, tmp_path)
     pictures.write_tiles(images[:3], ["cat", "a/b: c", "..."], tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["img_00_cat.png", "img_01_a-b-c.png", "img_02_class.png"]
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["img_00_cat.png", "img_01_a-b-c.png", "img_02_class.png"]
+    for other in (".img_03_cat.png.1.partial.png", "mine.png"):  # the first one is left by a kill
+        (tmp_path / other).touch()
+    assert [path.name for path in names.tiles(tmp_path)] == found
     with Image.open(tmp_path / "img_00_cat.png") as tile:
         zoom = pictures.TILE_ZOOM
         np.testing.assert_array_equal(np.asarray(tile), images[0].repeat(zoom, 0).repeat(zoom, 1))

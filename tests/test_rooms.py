@@ -18,7 +18,7 @@ ALLOWED = {
     "records": "console recipe model",
     "training": "console recipe constraints model inputs data records",
     "report": "console recipe constraints model records training",
-    "experiments": "console recipe model inputs data records training report",
+    "experiments": "console recipe constraints model inputs data records training report",
 }
 ROOMS = set(ALLOWED)
 FILES = [path for path in sorted(REPO.glob("**/*.py")) if "node_modules" not in path.parts]

@@ -3,13 +3,15 @@
 import html
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from PIL import Image
-from runs import run_script
+from runs import REPO, run_script
 from test_markers import README, marked
 
 from records import names
@@ -44,6 +46,12 @@ def test_the_command_names_the_blocks_that_it_leaves_out(repo):
     (line,) = [line for line in outcome.out.splitlines() if "no markers for" in line]
     assert f"for {', '.join(name for name in BLOCKS if name not in present)};" in line
     assert b"\nold\n" not in readme.read_bytes()
+
+
+def test_the_published_readme_is_the_same_from_any_folder(tmp_path):
+    command = [sys.executable, REPO / "update_readme.py", "--check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_command_updates_checks_and_changes_nothing_twice(repo):
@@ -151,7 +159,7 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
 
 def test_ablation_block_compares_the_same_seeds(repo):
     runs = [
-        AblationRow(change, epochs, seed, "x", loss, accuracy, 90, 0.4, "CPU", "python x.py")
+        AblationRow(change, epochs, seed, "cifar10", loss, accuracy, 90, 0.4, "CPU", "python x.py")
         for change, epochs, seed, accuracy, loss in (
             ("none", 25, 0, 89.0, 0.4), ("none", 8, 0, 80.0, 0.5), ("none", 8, 1, 84.0, 0.5),
             ("none", 8, 1, 84.0, 0.5), ("SGD", 8, 0, 78.0, 0.6), ("SGD", 8, 1, 83.0, 0.5),
@@ -170,7 +178,7 @@ def test_ablation_block_compares_the_same_seeds(repo):
 
 def test_ablation_block_compares_runs_on_one_device(repo):
     runs = [
-        AblationRow(change, 8, 0, "x", 0.5, accuracy, 90, 0.4, device, "python x.py")
+        AblationRow(change, 8, 0, "cifar10", 0.5, accuracy, 90, 0.4, device, "python x.py")
         for change, accuracy, device in (
             ("none", 80.0, "CPU A"), ("none", 82.0, "CPU B"), ("SGD", 81.0, "CPU B"),
             ("EMA", 81.0, "CPU C"),
@@ -181,17 +189,21 @@ def test_ablation_block_compares_runs_on_one_device(repo):
     assert "| EMA | 8 | 81.00 |  | " in table
 
 
-def test_ablation_block_compares_runs_of_one_network(repo):
+def test_ablation_block_compares_runs_of_one_network_and_data_set(repo):
     runs = [
-        AblationRow(change, 8, 0, "x", 0.5, accuracy, 90, 0.4, "CPU", "python x.py", "", settings)
-        for change, accuracy, settings in (
-            ("none", 80.0, ""), ("none", 85.0, "--model ResidualNet"),
-            ("mixup", 86.0, "--model ResidualNet"), ("EMA", 81.0, ""),
+        AblationRow(change, 8, 0, data, 0.5, accuracy, 90, 0.4, "CPU", "python x.py", "", settings)
+        for change, accuracy, settings, data in (
+            ("none", 80.0, "", "cifar10"), ("none", 85.0, "--model ResidualNet", "cifar10"),
+            ("none", 60.0, "--model ResidualNet", "pets"),
+            ("mixup", 86.0, "--model ResidualNet", "cifar10"), ("EMA", 81.0, "", "cifar10"),
+            ("mixup", 60.5, "--model ResidualNet", "pets"), ("EMA", 70.0, "", "pets"),
         )
     ]  # fmt: skip
     table = readme_with(repo, names.ABLATION, runs)
     assert "| mixup (--model ResidualNet) | 8 | 86.00 | +1.00 | " in table
     assert "| EMA | 8 | 81.00 | +1.00 | " in table
+    assert "| mixup (--model ResidualNet, on pets) | 8 | 60.50 | +0.50 | " in table
+    assert "| EMA (on pets) | 8 | 70.00 |  | " in table
 
 
 def test_time_block_compares_what_reached_the_target(repo):
