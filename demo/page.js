@@ -11,6 +11,7 @@ const HOW_TO_SERVE = "In the repository, run “python export.py --page site” 
 
 const find = (selector) => document.querySelector(selector);
 const video = find("video"), viewfinder = find("#viewfinder"), input = find("#file");
+let cameraIsOpening = false;
 let shown = 0;  // how many images were asked for; an answer to an earlier one is dropped
 
 async function load() {
@@ -231,16 +232,26 @@ function planesOf({ data }) {
 }
 
 async function openCamera() {
+  if (cameraIsOpening) return;  // a second stream would never be stopped
   complain("");
+  cameraIsOpening = true;
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({
       video: { facingMode: "environment" },
     });
+    await video.play();  // so that there is a picture to take when the dialog opens
+    viewfinder.showModal();
   } catch {
-    return complain("This browser does not let the page use the camera.");
+    stopCamera();
+    complain("This browser does not let the page use the camera.");
+  } finally {
+    cameraIsOpening = false;
   }
-  viewfinder.showModal();
-  await video.play();
+}
+
+function stopCamera() {
+  for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+  video.srcObject = null;
 }
 
 function takePicture() {
@@ -275,10 +286,7 @@ function listen() {
   find("#camera").addEventListener("click", openCamera);
   find("#shutter").addEventListener("click", takePicture);
   find("#cancel").addEventListener("click", () => viewfinder.close());
-  viewfinder.addEventListener("close", () => {
-    for (const track of video.srcObject.getTracks()) track.stop();
-    video.srcObject = null;
-  });
+  viewfinder.addEventListener("close", stopCamera);
   navigator.mediaDevices?.enumerateDevices().then((devices) => {
     find("#camera").hidden = !devices.some((device) => device.kind === "videoinput");
   });

@@ -238,19 +238,24 @@ def test_the_wrong_folder_or_no_server_is_told(browser, site):
             expect(page.locator("[role=alert]")).to_contain_text("python -m http.server")
 
 
-def keep_stream(page):
+def keep_streams(page):
     page.add_init_script(
         """const devices = navigator.mediaDevices;
         const original = devices.getUserMedia.bind(devices);
-        devices.getUserMedia = async (wanted) => window.stream = await original(wanted);"""
+        window.tracks = [];
+        devices.getUserMedia = async (wanted) => {
+          const stream = await original(wanted);
+          window.tracks.push(...stream.getTracks());
+          return stream;
+        };"""
     )
 
 
-STOPPED = "stream.getTracks().every((track) => track.readyState === 'ended')"
+STOPPED = "tracks.every((track) => track.readyState === 'ended')"
 
 
 def test_the_camera_is_stopped_after_use(browser, address):
-    with opened(browser, address, keep_stream, permissions=["camera"]) as page:
+    with opened(browser, address, keep_streams, permissions=["camera"]) as page:
         for key, found in (("Escape", "truck"), ("Enter", "Picture from the camera")):
             page.click("text=Use camera")
             expect(page.locator("video")).to_be_visible()
@@ -261,6 +266,15 @@ def test_the_camera_is_stopped_after_use(browser, address):
             shown(page, found)
             assert page.evaluate(STOPPED)
             assert page.locator("video").is_hidden()
+
+
+def test_a_double_click_opens_one_camera_and_the_first_picture_is_one(browser, address):
+    with opened(browser, address, keep_streams, permissions=["camera"]) as page:
+        page.dblclick("text=Use camera")
+        page.click("text=Take the picture")
+        shown(page, "Picture from the camera")
+        assert page.evaluate("tracks.length") == 1
+        assert page.evaluate(STOPPED)
 
 
 def test_a_camera_that_is_refused(browser, address):
