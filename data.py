@@ -45,7 +45,7 @@ def load(
         dataset: what --dataset accepts, see `inputs.sources.SOURCES`.
         data_dir: the folder of CIFAR-10's official files, which are downloaded there if they are
             missing, and of the 32x32 copies of image folders.
-        limit_train: use this many training images.
+        limit_train: use at most this many training images.
         holdout: of these, hold out this many in place of the test set.
 
     Raises:

@@ -1,7 +1,7 @@
 """The settings that decide the result of a run: default, bounds and help text, in one place.
 
-`train.py` makes a flag of each field. Two runs with equal recipes, the same data and the same
-teacher, if any, are the same run, so `--resume` insists on all three.
+`train.py` makes a flag of each field. `--resume` continues a run only with the same recipe, data
+and teacher, if any.
 """
 
 from dataclasses import dataclass, field

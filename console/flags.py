@@ -111,7 +111,7 @@ def add_device_flag(group) -> None:
 
 
 def add_speed_flags(group) -> None:
-    """The flags that change how fast training is, and not its result."""
+    """Flags of the device, of worker processes and of torch.compile."""
     add_device_flag(group)
     group.add_argument(
         "--workers", metavar="N", type=number_of_workers, default="auto",
@@ -120,7 +120,7 @@ def add_speed_flags(group) -> None:
     )  # fmt: skip
     group.add_argument(
         "--compile", action="store_true",
-        help="use torch.compile, which compiles for a minute or so; meant for GPUs",
+        help="compile the network with torch.compile, for a minute or so; meant for GPUs",
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def a_path(text: str) -> Path:
 
 def device_name(text: str) -> str:
     """An argparse type: the name of a device, which this machine may lack."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", text):
         raise argparse.ArgumentTypeError(f"use auto, cpu, cuda, cuda:N or mps, not {text!r}")
     return text
 

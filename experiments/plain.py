@@ -82,7 +82,8 @@ def train(
 ) -> None:
     """Takes a training step on each batch, on the device of `network`."""
     device = next(network.parameters()).device
-    torch.backends.cudnn.allow_tf32 = True  # PyTorch's default, which `pick_device` changes
+    # PyTorch's defaults, which `pick_device` changes
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
     network.train()
     total_loss, hits = 0.0, 0  # what a script prints; `.item()` waits for the step
     for images, labels in batches:

@@ -71,7 +71,9 @@ def _fetch(archive: Path, folder: Path) -> None:
     scratch = archive.with_name(UNFINISHED)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
+            # early releases of Python 3.10 and 3.11 have no filters
+            tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            tar.extractall(scratch)
         (scratch / folder.name).rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

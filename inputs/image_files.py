@@ -34,11 +34,19 @@ def read_image(file: str | Path | BinaryIO) -> np.ndarray:
             warnings.simplefilter("ignore")  # odd metadata and the like
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
-                return to_network_size(ImageOps.exif_transpose(image))
+                return to_network_size(_upright(image))
     except UnidentifiedImageError as error:
         raise NotAnImage("not an image of a known format") from error
     except Exception as error:  # a broken file can make Pillow's decoders raise anything
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        image.getexif()
+    except Exception:  # malformed metadata, which say nothing about the pixels
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _kind_of(path: Path) -> str:

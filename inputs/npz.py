@@ -47,6 +47,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"--dataset {path}: not an .npz file, or a damaged one")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            for name in file.zip.namelist():
+                file.zip.open(name).close()  # fails if the file's directory has another name for it
             missing = [key for key in KEYS if key not in file]
             arrays = {key: file[key] for key in (*KEYS, "classes") if key in file}
     except Exception as error:  # a broken file can make numpy and zlib raise anything

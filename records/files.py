@@ -1,5 +1,6 @@
 """Files that are never seen half written, and folders that one run at a time writes to."""
 
+import errno
 import os
 import re
 import shlex
@@ -64,6 +65,10 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # some shared file systems, such as VirtualBox's, cannot flush a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

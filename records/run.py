@@ -104,11 +104,23 @@ def start_run(out: Path, config: Config) -> Path | None:
 
 
 def continue_run(out: Path, config: Config, log: Sequence[LogRow]) -> Config:
-    """Makes `out` ready to continue after `log`; returns `config` with the run's own start."""
+    """Makes `out` ready to continue after `log`; returns `config` with the run's own start.
+
+    It has the devices and the commits of all epochs. That of a finished run stays as it is.
+    """
     first = read_config(out)
-    commits = filter(None, dict.fromkeys([*first.commit.split(), config.commit]))
-    config = replace(config, started=first.started, command=first.command, commit=" ".join(commits))
     write_table(out / names.TRAIN_LOG, log)
+    if len(log) == config.flags["epochs"]:
+        return first
+    devices = dict.fromkeys([*first.device.split("; then "), config.device])
+    commits = filter(None, dict.fromkeys([*first.commit.split(), config.commit]))
+    config = replace(
+        config,
+        started=first.started,
+        command=first.command,
+        device="; then ".join(devices),
+        commit=" ".join(commits),
+    )
     write_config(out, config)
     return config
 

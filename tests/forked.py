@@ -229,7 +229,7 @@ def stop_while_the_first_epoch_is_kept() -> None:
 
 
 def do_not_wait_for_the_first() -> None:
-    """Of several processes, to fail; it has failed already, or will not."""
+    """Lets this rank print its error at once; rank 0 does not fail later."""
     errors.FIRST_PRINTS = 0
 
 
@@ -243,7 +243,7 @@ def lose_a_worker() -> None:
 
 
 def lose_a_worker_to_a_signal() -> None:
-    """Which reaches this process too, just after torch has reported the worker."""
+    """The signal reaches this process too, just after torch has reported the worker."""
     lose_a_worker()
     failures.time = SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGTERM))
 

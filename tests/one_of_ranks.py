@@ -27,7 +27,7 @@ def train(dataset: Path, augment: str, world: World = ALONE) -> dict:
     drawn = []
 
     def loss(*args) -> tuple[Tensor, Tensor]:
-        drawn.append(torch.rand(()))  # as dropout does
+        drawn.append(torch.rand(()).item())  # as dropout does
         return cross_entropy(*args)
 
     trainer = Trainer(net, data, recipe, CPU, world=world)

@@ -119,11 +119,19 @@ def test_by_keyboard_alone(page, site, tmp_path):
     assert page.locator("[aria-pressed=true] img").get_attribute("alt") == "Sample image of a frog"
 
 
-def test_the_last_of_several_clicks_counts(page):
-    page.locator("#samples button").first.wait_for()
-    for button in page.locator("#samples button").all():
-        button.click()
-    shown(page, "Sample image of an airplane")
+def test_an_image_that_arrives_after_a_later_one_is_dropped(page):
+    shown(page, "truck")
+    page.evaluate(
+        """() => {
+          const image = fetch(find("#samples img").src).then((response) => response.blob());
+          const late = new Promise((done) => setTimeout(() => done(image), 500));
+          window.dropped = show(late, "late");
+        }"""
+    )
+    page.locator("#samples button").nth(2).click()
+    shown(page, "Sample image of a frog")
+    page.evaluate("dropped")
+    shown(page, "Sample image of a frog")
 
 
 def unsure_image(site, folder):
@@ -142,7 +150,7 @@ def test_a_low_probability_gets_a_note(page, site, tmp_path):
     assert page.is_visible("#unsure")
 
 
-def test_a_file_that_is_no_image_is_told(page, tmp_path):
+def test_a_file_that_is_no_image_is_reported(page, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     shown(page, "truck")
     page.set_input_files("#file", tmp_path / "notes.txt")
@@ -219,7 +227,7 @@ def test_a_sign_is_shown_while_the_network_is_loaded(browser, address, site, tmp
         assert not page.is_visible("text=Loading the network")
 
 
-def test_a_missing_file_is_told(page):
+def test_a_missing_file_is_reported(page):
     for name in ("net.onnx", "*.wasm", "*.mjs", "net.json"):
         page.route(f"**/{name}", lambda route: route.fulfill(status=404))
         page.reload()
@@ -229,7 +237,7 @@ def test_a_missing_file_is_told(page):
         page.unroute(f"**/{name}")
 
 
-def test_the_wrong_folder_or_no_server_is_told(browser, site):
+def test_the_wrong_folder_or_no_server_is_reported(browser, site):
     with served(REPO / "demo") as address, opened(browser, address) as page:
         expect(page.locator("[role=alert]")).to_contain_text("net.json is not beside this page")
     for folder in (site, REPO / "demo"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.devices import avoid_slow_kernels, cpu_model, device_description
+from training.devices import avoid_slow_kernels, cpu_model, device_description, pick_device
 
 EPYC_4 = "processor : 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
 EPYC_5 = EPYC_4.replace("25", "26")
@@ -35,6 +35,14 @@ def test_a_cpu_has_a_name_on_every_system(text, tmp_path):
 
 def test_the_device_of_a_run_names_the_cpu():
     assert cpu_model() in device_description(torch.device("cpu"))
+
+
+def test_a_gpu_whose_driver_is_too_old_is_not_chosen(monkeypatch):
+    """torch counts it, but cannot use it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 0)
+    assert pick_device("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,17 @@ def test_with_weight_zero_the_loss_is_cross_entropy(small_data, batch):
     torch.testing.assert_close(*losses)
 
 
+def test_the_loss_is_the_formula_of_its_docstring(small_data, batch):
+    """0.2 CE(label) + 0.8 T^2 KL(teacher || network) with T = 3, and no label smoothing."""
+    student, teacher = trainer(small_data, distillation(Fixed(2.0, 0.0, -1.0))), [2.0, 0.0, -1.0]
+    loss, logits = student.loss(student, *batch)
+    p = (torch.tensor([teacher]) / 3).softmax(1)
+    q = (logits / 3).softmax(1)
+    own = -logits.log_softmax(1)[torch.arange(32), batch[1]].mean()
+    divergence = (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(loss, 0.2 * own + 0.8 * 9 * divergence)
+
+
 def test_a_run_with_a_teacher(small_npz, finished_run, tmp_path):
     best, flags = finished_run / "best.pt", ("--epochs", 1, "--width", 0.25)
     for name, more in (("taught", ("--teacher", best)), ("alone", ())):

@@ -181,7 +181,7 @@ def test_killed_and_resumed_by_two_processes_is_the_run(flags, tmp_path):
     assert_same_run(whole, out)
 
 
-def test_a_bad_flag_is_told_once():
+def test_a_bad_flag_is_reported_once():
     done = subprocess.run(
         [*TORCHRUN, "train.py", "--lr", "fast"], cwd=REPO, capture_output=True, text=True
     )
@@ -190,7 +190,7 @@ def test_a_bad_flag_is_told_once():
     assert "--lr" in line
 
 
-def test_a_last_batch_that_is_too_small_is_told_once(flags, tmp_path):
+def test_a_last_batch_that_is_too_small_is_reported_once(flags, tmp_path):
     first, second = forked.run_ranks([*flags, "--batch-size", "95"], tmp_path / "out")
     first.assert_refused("last batch of 1 images", "2 processes", status=2)
     assert second.err == ""

@@ -54,6 +54,17 @@ def test_logits_are_pytorchs_for_any_batch(count, exported, full_width_run):
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
 
 
+def test_a_file_that_differs_from_pytorch_is_not_kept(
+    exported, finished_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("records.onnx_file.onnx_bytes", lambda _: exported.read_bytes())
+    out = tmp_path / "net.onnx"
+    out.write_text("an earlier file")
+    outcome = run_script("export", "--checkpoint", finished_run / "best.pt", "--out", out)
+    outcome.assert_refused("logits differ", "not kept")
+    assert out.read_text() == "an earlier file"
+
+
 def test_class_names_are_in_the_metadata(exported):
     metadata = onnxruntime.InferenceSession(exported).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == list(CLASSES)

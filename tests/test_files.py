@@ -1,7 +1,9 @@
 """Files take their place whole and durably; what others write is left alone."""
 
+import errno
 import multiprocessing
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -23,6 +25,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_that_cannot_flush_folders_is_written_to(tmp_path, monkeypatch):
+    """Those of some virtual machines cannot."""
+    flush = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(tmp_path / "file.txt") as beside:
+        beside.write_text("new")
+    assert (tmp_path / "file.txt").read_text() == "new"
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):

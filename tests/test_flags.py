@@ -41,6 +41,7 @@ from train import parse_arguments
         (["--device", "gpu"], ["--device", "auto, cpu, cuda, cuda:N or mps", "'gpu'"]),
         (["--device", "cuda:99"], ["--device cuda:99", "not on this machine"]),
         (["--device", "cpu:1"], ["--device", "'cpu:1'"]),
+        (["--device", "cuda:256"], ["--device", "'cuda:256'"]),  # torch reads it as cuda:0
     ],
 )
 def test_bad_flags(flags, words, tmp_path):

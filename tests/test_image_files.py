@@ -41,6 +41,10 @@ RED, BLACK, WHITE = [255, 0, 0], [0, 0, 0], [255, 255, 255]
         ("RGB", "JPEG", 3),
         ("CMYK", "JPEG", 3),
         ("CMYK", "TIFF", 0),
+        ("RGB", "AVIF", 10),
+        ("RGB", "JPEG2000", 0),
+        ("RGB", "PPM", 0),
+        ("RGB", "TGA", 0),
     ],
 )
 def test_colours_survive(mode, format, tolerance):
@@ -58,7 +62,7 @@ def test_16_bit_grey_keeps_its_range():
     np.testing.assert_array_equal(pixels, np.repeat((grey >> 8)[..., None], 3, -1))
 
 
-def disk(mode: str) -> tuple[Image.Image, dict]:
+def square(mode: str) -> tuple[Image.Image, dict]:
     """A black square on transparent pixels of hidden red, and options to save it in `mode`."""
     image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 64, 32))
@@ -79,7 +83,7 @@ def disk(mode: str) -> tuple[Image.Image, dict]:
     ],
 )
 def test_transparent_pixels_are_white_whatever_colour_they_hide(mode, format):
-    image, options = disk(mode)
+    image, options = square(mode)
     if format == "WEBP":
         options = {"lossless": True, "exact": True}
     pixels = read_image(encoded(image, format, **options))
@@ -109,6 +113,12 @@ def test_a_photo_that_was_taken_upside_down_is_turned():
     exif[0x0112] = 3  # orientation: turned by 180 degrees
     pixels = read_image(encoded(half_red(), "JPEG", exif=exif))
     np.testing.assert_allclose(pixels[[8, 24], 16], [BLACK, RED], atol=3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_malformed_metadata_do_not_make_an_image_damaged(format):
+    pixels = read_image(encoded(half_red(), format, exif=b"no EXIF at all"))
+    np.testing.assert_allclose(pixels[[8, 24], 16], [RED, BLACK], atol=3)
 
 
 def test_an_animations_first_image_counts():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from runs import REPO, Outcome, run_script
 
-from model import Net, count_parameters
+from model import DWSeparable, Net, count_parameters
 from recipe import Network, setting
 from report.layer_table import layer_table
 
@@ -90,12 +90,26 @@ def test_an_edit_that_torch_refuses_is_named_in_one_line(monkeypatch):
     run_script("model").assert_refused("Net cannot be built", "RuntimeError", "test_model.py, line")
 
 
+def test_the_readmes_example_of_a_broken_constraint(monkeypatch):
+    class Edited(Net):
+        def __init__(self, num_classes=10, width=1.0):
+            super().__init__(num_classes, width)
+            self.c3b = DWSeparable(96, 112)
+
+    monkeypatch.setattr("model.Net", Edited)
+    outcome = run_script("model")
+    failed = [line for line in outcome.out.splitlines() if line.startswith("FAILED")]
+    assert outcome.status == 1
+    assert len(failed) == 2
+    assert "```text\n" + "\n".join(failed) + "\n```" in (REPO / "README.md").read_text("utf-8")
+
+
 def test_a_renamed_class_is_named(monkeypatch):
     monkeypatch.delattr("model.Net")
     run_script("model").assert_refused("model.py has no network Net; it has ResidualNet")
 
 
-def test_a_message_of_several_lines_is_told_in_one(monkeypatch):
+def test_a_message_of_several_lines_is_printed_in_one(monkeypatch):
     def fails(**_):
         raise ValueError("one line\nand another")
 
@@ -138,7 +152,10 @@ def test_an_argument_that_cannot_have_a_flag_is_named(value, monkeypatch):
 def test_a_broken_edit_is_named_in_one_line(line, edited, words, tmp_path):
     """Before data is read."""
     copy = tmp_path / "repository"
-    shutil.copytree(REPO, copy, ignore=shutil.ignore_patterns("data", "node_modules", ".git"))
+    for path in (*REPO.glob("*.py"), *REPO.glob("*/*.py"), *REPO.glob("requirements*.txt")):
+        target = copy / path.relative_to(REPO)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     source = (copy / "model.py").read_text("utf-8")
     assert line in source
     (copy / "model.py").write_text(source.replace(line, edited, 1), "utf-8")

@@ -1,4 +1,4 @@
-"""Every network of `recipe.NETWORKS` keeps the constraints and works with every script."""
+"""Every network of `recipe.NETWORKS` keeps the constraints, is trained, used and recorded."""
 
 import pytest
 import torch

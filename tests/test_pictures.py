@@ -35,7 +35,9 @@ def test_confusion(classes, tmp_path):
     counts = np.random.default_rng(0).integers(0, 9, (classes, classes))
     counts[0] = 0  # a class without test images
     names = [AWKWARD[i % 4] for i in range(classes)]
-    pictures.draw_confusion(counts, names, "title", tmp_path / "cm.png")
+    figure = pictures.draw_confusion(counts, names, "title", tmp_path / "cm.png")
+    drawn = figure.axes[0].images[0].get_array()
+    assert drawn[1].tolist() == pytest.approx(100 * counts[1] / counts[1].sum())
     assert_drawn(tmp_path / "cm.png", (700, 600))
 
 

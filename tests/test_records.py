@@ -19,10 +19,12 @@ from records.run import (
     ClassRow,
     LogRow,
     archive_earlier_run,
+    continue_run,
     evaluated_on,
     read_config,
     read_confusion,
     read_log,
+    save_epoch,
     write_config,
     write_confusion,
 )
@@ -251,6 +253,25 @@ def test_no_config_holds_nan(finished_run, tmp_path):
         (tmp_path / names.CONFIG).write_text(text.replace('"lr": 0.001', f'"lr": {value}'))
         with pytest.raises(UserError, match=r"config\.json is unreadable"):
             read_config(tmp_path)
+
+
+def test_a_resumed_run_has_the_devices_of_all_its_epochs(finished_run, tmp_path):
+    config = replace(read_config(finished_run), flags={"epochs": 4}, device="A", commit="1")
+    write_config(tmp_path, config)
+    for device in ("A", "B, 2 threads", "B, 2 threads"):
+        continue_run(tmp_path, replace(config, device=device, commit="2"), [ROW])
+    resumed = read_config(tmp_path)
+    assert (resumed.device, resumed.commit) == ("A; then B, 2 threads", "1 2")
+
+
+def test_the_best_epoch_is_kept(finished_run, tmp_path):
+    """The first one of equals, whatever comes later."""
+    config, log = read_config(finished_run), []
+    for epoch, accuracy in enumerate((50.0, 80.0, 80.0, 70.0), start=1):
+        log.append(replace(ROW, epoch=epoch, test_acc=accuracy))
+        save_epoch(tmp_path, config, log, replace(checkpoint(), epoch=epoch, test_acc=accuracy))
+    assert load_checkpoint(tmp_path / names.BEST).epoch == 2
+    assert load_checkpoint(tmp_path / names.LAST).epoch == 4
 
 
 def test_a_path_in_a_flag_that_is_no_utf_8_does_not_end_a_run(finished_run, tmp_path):

@@ -205,7 +205,7 @@ def test_a_second_ctrl_c_ends_at_once():
     assert done.err == ""
 
 
-def test_a_killed_worker_is_told_in_a_line(flags, whole, out):
+def test_a_killed_worker_is_reported_in_a_line(flags, whole, out):
     run = forked.start([*flags, "--workers", "1"], out)
     run.wait_for_epochs(2)
     (worker,) = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
@@ -217,7 +217,7 @@ def test_a_killed_worker_is_told_in_a_line(flags, whole, out):
 
 
 @pytest.mark.parametrize("width", [8, 60])  # for a training step; to build the network
-def test_memory_that_does_not_suffice_is_told_in_a_line(width, flags, out):
+def test_too_little_memory_is_reported_in_a_line(width, flags, out):
     wide = [*flags, "--width", str(width), "--batch-size", "64"]
     outcome = forked.run(wide, out, prepare=forked.limit_memory)
     outcome.assert_refused("memory ran out", "smaller --batch-size or --width")

@@ -1,4 +1,4 @@
-"""Checkpoints that are broken, tampered with or of another network are told before training."""
+"""Checkpoints that are broken, tampered with or of another network are refused before training."""
 
 import shlex
 import shutil
@@ -110,7 +110,7 @@ def test_a_network_that_returns_no_logits_is_refused_before_the_first_epoch(
     assert "epoch" not in outcome.out
 
 
-def test_a_best_pt_of_another_network_is_told_before_the_first_epoch(
+def test_a_best_pt_of_another_network_is_refused_before_the_first_epoch(
     small_npz, finished_run, tmp_path
 ):
     """Of epoch 1, so that last.pt cannot restore it; a whole run would be lost at its end."""

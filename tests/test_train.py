@@ -32,7 +32,7 @@ from recipe import Recipe
 from records import names
 from records.checkpoints import load_checkpoint
 from records.run import read_config, read_confusion, read_log
-from training.optimizers import linear_schedule
+from training.optimizers import linear_schedule, make_optimizers
 from training.trainer import Sums, Trainer, cross_entropy
 
 PICTURES = {
@@ -249,6 +249,41 @@ def test_schedules_of_any_length(steps, warmup):
     assert min(rates) > 0
     peak = rates.index(max(rates))
     assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
+
+
+def test_the_rate_rises_in_the_first_fifth_and_falls_in_the_rest():
+    rates = {step: linear_schedule(step, 100, Recipe()) for step in (0, 9, 19, 59, 99)}
+    assert rates == pytest.approx({0: 0.05, 9: 0.5, 19: 1, 59: 41 / 80, 99: 1 / 80})
+
+
+def test_both_optimizers_shrink_weights_equally_fast(small_data):
+    network = build_network(num_classes=3, width=0.1)
+    optimizers = make_optimizers(network, Recipe(weight_decay=0.01))
+    before = [parameter.detach().norm() for parameter in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(200):
+        for optimizer in optimizers:
+            optimizer.step()
+    parameters = zip(network.parameters(), before, strict=True)
+    left = [(parameter.norm() / norm).item() for parameter, norm in parameters if norm > 0]
+    assert left == pytest.approx([left[0]] * len(left), rel=0.2)
+    assert left[0] < 0.2
+
+
+def test_batch_norm_statistics_are_of_the_last_batches_together(small_data):
+    """Of all three in this epoch; running averages of the first layer would lag behind."""
+    network, cpu = build_network(num_classes=3, width=0.1), torch.device("cpu")
+    recipe = Recipe(epochs=1, batch_size=32, augment="device")
+    trainer, batches = (
+        Trainer(network, small_data, recipe, cpu),
+        DeviceBatches(small_data, recipe, cpu),
+    )
+    trainer.run_epoch(1, batches)
+    images = torch.cat([images for images, _ in batches.epoch(1)])
+    with torch.no_grad():
+        expected = network.c1a.conv(trainer.normalise(images)).mean((0, 2, 3))
+    torch.testing.assert_close(network.c1a.bn.running_mean, expected)
 
 
 def test_every_optimizer_follows_the_schedule_to_its_end(small_data):

@@ -10,6 +10,7 @@ import torch
 from runs import CLASSES, REPO, run_script
 
 from console.errors import UserError
+from hubconf import c1c2c3c4o
 from records import names, trained_net
 from records.trained_net import TrainedNet
 
@@ -85,6 +86,10 @@ def test_torch_hub_loads_it_from_a_local_clone(tmp_path):
     assert done.stdout == "10 frog\n"
 
 
+def test_torch_hub_loads_another_checkpoint(finished_run):
+    assert c1c2c3c4o(finished_run / "best.pt").classes == list(CLASSES)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -94,7 +99,7 @@ def test_torch_hub_loads_it_from_a_local_clone(tmp_path):
         ("truncated", "is damaged"),
     ],
 )
-def test_what_is_no_checkpoint_is_told_from_a_damaged_one(content, words, finished_run, tmp_path):
+def test_a_damaged_checkpoint_has_an_error_of_its_own(content, words, finished_run, tmp_path):
     path = tmp_path / "x.pt"
     if content == "weights":
         torch.save({"fc.weight": torch.zeros(3)}, path)

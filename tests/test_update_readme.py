@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from runs import REPO, run_script
 from test_markers import README, marked
 
+from model import Net, count_parameters
 from records import names
 from records.evidence import AblationRow, BenchRow, Mark, RecipeRow, TimeRow
 from records.run import read_log
@@ -157,6 +159,12 @@ def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
     assert "| &lt;nobody's&gt; | 1,000 | yes | not known | 85 |  |" in text
 
 
+def test_a_broken_constraint_stands_out():
+    run = SimpleNamespace(network=Net(width=1.6))
+    (line,) = [line for line in BLOCKS["CONSTRAINTS"](run).splitlines() if "**no**" in line]
+    assert line == f"| under 200,000 parameters | **no** | {count_parameters(run.network):,} |"
+
+
 def test_ablation_block_compares_the_same_seeds(repo):
     runs = [
         AblationRow(change, epochs, seed, "cifar10", loss, accuracy, 90, 0.4, "CPU", "python x.py")
@@ -254,7 +262,7 @@ def test_a_missing_results_file_is_named(name, repo):
     assert (repo / "docs" / "README.md").read_bytes() == README
 
 
-def test_a_missing_tile_is_told(repo):
+def test_a_missing_tile_is_reported(repo):
     next((repo / "my results#1" / names.TEST_TILES).iterdir()).unlink()
     update(repo).assert_refused("test_samples", "7 tiles of 8")
 

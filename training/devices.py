@@ -17,7 +17,9 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
 
     Of several processes, each gets a GPU of its own, whose number is its local rank.
     """
-    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}
+    # torch counts GPUs whose driver is too old for it as well
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    available = {"cpu": 1, "cuda": gpus, "mps": torch.mps.device_count()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     device = torch.device(name)
@@ -25,6 +27,8 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
         present = ", ".join(kind for kind, count in available.items() if count)
         raise UserError(f"--device {name} is not on this machine, which has {present}", status=2)
     if device.type != "cpu" and world.size > 1:
+        if device.index is not None:
+            raise UserError(f"--device {name} is one GPU; with torchrun, use --device cuda", 2)
         gpus = available[device.type]
         if world.local_size > gpus:
             raise UserError(
@@ -35,8 +39,10 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # some of torch's functions use the current device
-        # so that evaluation, in float32, rounds as on other devices; training is in 16 bits
+        # float32 shall be float32, as on other devices
         torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.deterministic = True  # the same seed gives the same log
     return device
 
 
