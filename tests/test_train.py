@@ -32,8 +32,7 @@ from recipe import Recipe
 from records import names
 from records.checkpoints import load_checkpoint
 from records.run import read_config, read_confusion, read_log
-from training.optimizers import linear_schedule, make_optimizers
-from training.trainer import Sums, Trainer, cross_entropy
+from training.trainer import Sums, Trainer
 
 PICTURES = {
     "acc_curves.png": (600, 400),
@@ -233,44 +232,6 @@ def test_test_figures_follow_the_training_figures_from_the_first_epochs(tmp_path
     assert (log.test_loss < log.train_loss).all()
 
 
-def test_out_that_cannot_be_written(small_npz, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    train(small_npz, tmp_path / "file" / "out").assert_refused("--out", "cannot be written")
-    train(small_npz, tmp_path / "file").assert_refused("--out", "cannot be written")
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-@pytest.mark.parametrize("steps", range(1, 12))
-@pytest.mark.parametrize("warmup", [0.01, 0.2, 0.9])
-def test_schedules_of_any_length(steps, warmup):
-    """The rate rises to its peak and falls, in so few steps too that a phase is empty."""
-    rates = [linear_schedule(step, steps, Recipe(warmup=warmup)) for step in range(steps)]
-    assert max(rates) <= 1
-    assert min(rates) > 0
-    peak = rates.index(max(rates))
-    assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
-
-
-def test_the_rate_rises_in_the_first_fifth_and_falls_in_the_rest():
-    rates = {step: linear_schedule(step, 100, Recipe()) for step in (0, 9, 19, 59, 99)}
-    assert rates == pytest.approx({0: 0.05, 9: 0.5, 19: 1, 59: 41 / 80, 99: 1 / 80})
-
-
-def test_both_optimizers_shrink_weights_equally_fast(small_data):
-    network = build_network(num_classes=3, width=0.1)
-    optimizers = make_optimizers(network, Recipe(weight_decay=0.01))
-    before = [parameter.detach().norm() for parameter in network.parameters()]
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    for _ in range(200):
-        for optimizer in optimizers:
-            optimizer.step()
-    parameters = zip(network.parameters(), before, strict=True)
-    left = [(parameter.norm() / norm).item() for parameter, norm in parameters if norm > 0]
-    assert left == pytest.approx([left[0]] * len(left), rel=0.2)
-    assert left[0] < 0.2
-
-
 def test_batch_norm_statistics_are_of_the_last_batches_together(small_data):
     """Of all three in this epoch; running averages of the first layer would lag behind."""
     network, cpu = build_network(num_classes=3, width=0.1), torch.device("cpu")
@@ -286,38 +247,11 @@ def test_batch_norm_statistics_are_of_the_last_batches_together(small_data):
     torch.testing.assert_close(network.c1a.bn.running_mean, expected)
 
 
-def test_every_optimizer_follows_the_schedule_to_its_end(small_data):
-    network = build_network(num_classes=3, width=0.1)
-    recipe = Recipe(epochs=2, batch_size=32, augment="device")
-    trainer = Trainer(network, small_data, recipe, torch.device("cpu"))
-    rates = []
-    for images, labels in DeviceBatches(small_data, recipe, torch.device("cpu")).epoch(1):
-        trainer.train_step(images, labels)
-        (rate,) = {group["lr"] for o in trainer.optimizers for group in o.param_groups}
-        rates.append(rate)
-    assert rates == [0.032 * linear_schedule(step, 6, recipe) for step in range(3)]
-
-
-def test_an_overflow_in_float16_skips_every_optimizer_and_the_schedule(small_data):
-    """One in the gradient of the bias, which is SGD's; those of the filters, Muon's, are finite."""
-
-    def overflowing(trainer, images, labels):
-        loss, logits = cross_entropy(trainer, images, labels)
-        return loss + torch.inf * trainer.network.fc.bias.sum(), logits
-
-    network, recipe, cpu = build_network(num_classes=3, width=0.1), Recipe(), torch.device("cpu")
-    trainer = Trainer(network, small_data, recipe, cpu, loss=overflowing)
-    trainer.scaler = torch.amp.GradScaler("cpu")
-    batch = next(DeviceBatches(small_data, recipe, cpu).epoch(1))
-    before = [parameter.detach().clone() for parameter in network.parameters()]
-    rate = trainer.learning_rate()
-    trainer.train_step(*batch)
-    assert all(map(torch.equal, network.parameters(), before))
-    assert trainer.learning_rate() == rate
-    trainer.loss = cross_entropy
-    trainer.train_step(*batch)
-    assert not any(map(torch.equal, network.parameters(), before))
-    assert trainer.learning_rate() > rate
+def test_out_that_cannot_be_written(small_npz, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    train(small_npz, tmp_path / "file" / "out").assert_refused("--out", "cannot be written")
+    train(small_npz, tmp_path / "file").assert_refused("--out", "cannot be written")
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_the_training_set_is_put_on_the_device_once(small_npz, tmp_path, monkeypatch):
