@@ -13,7 +13,7 @@ from report import pictures
 from report.evidence_tables import by_recipe
 from report.markdown import counted
 
-WIDTH, ROW, MARGINS = 830, 40, 70  # pixels at the width at which the README shows it
+WIDTH, ROW, MARGINS = 830, 44, 70  # pixels at the width at which the README shows it
 LINE = 58  # letters in a line of a label
 
 
