@@ -13,9 +13,12 @@ import forked
 import pytest
 from runs import assert_same_run, log_without_times, run_code, run_script
 
+from console.errors import UserError
 from recipe import AUGMENTERS
 from records import names
 from records.run import read_config
+from training.failures import explained_failures
+from training.processes import World
 
 EPOCHS, KILLS = 16, 30
 
@@ -214,6 +217,15 @@ def test_a_killed_worker_is_reported_in_a_line(flags, whole, out):
     outcome.assert_refused("augmenting process was killed", "fewer --workers", "--resume")
     assert forked.run([*flags, "--resume"], out).status == 0
     assert_same_run(whole, out)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset by peer"), EOFError()])
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_reported(error):
+    with (
+        pytest.raises(UserError, match=r"augmenting process was killed.*; the advice"),
+        explained_failures(lambda: "the advice", World()),
+    ):
+        raise error
 
 
 @pytest.mark.parametrize("width", [8, 60])  # for a training step; to build the network

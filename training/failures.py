@@ -7,6 +7,9 @@ from contextlib import contextmanager, nullcontext
 from console.errors import Stopped, UserError, is_out_of_memory, stopped_while_blocked
 from training.processes import World, is_lost_process
 
+# raised in place of torch's error if an augmenting process is killed while it hands over a batch
+LOST_CONNECTION = (ConnectionResetError, ConnectionRefusedError, EOFError)
+
 
 @contextmanager
 def explained_failures(advice: Callable[[], str], world: World) -> Iterator[None]:
@@ -19,7 +22,7 @@ def explained_failures(advice: Callable[[], str], world: World) -> Iterator[None
         with stopped_while_blocked(advice) if world.size > 1 else nullcontext():
             try:
                 yield
-            except (RuntimeError, MemoryError, ValueError) as error:
+            except (RuntimeError, MemoryError, ValueError, *LOST_CONNECTION) as error:
                 if not (reason := failure_reason(error)):
                     raise
                 raise UserError(f"{reason}; {advice()}") from error
@@ -28,7 +31,7 @@ def explained_failures(advice: Callable[[], str], world: World) -> Iterator[None
         raise
 
 
-def failure_reason(error: RuntimeError | MemoryError | ValueError) -> str | None:
+def failure_reason(error: Exception) -> str | None:
     """What ended training; None if `error` is not of a known kind."""
     if is_out_of_memory(error):
         return "memory ran out; use a smaller --batch-size or --width"
@@ -39,7 +42,7 @@ def failure_reason(error: RuntimeError | MemoryError | ValueError) -> str | None
 
     if isinstance(error, TorchDynamoException):
         return f"--compile failed, run without it: {str(error).splitlines()[0]}"
-    if "DataLoader worker" in str(error):
+    if "DataLoader worker" in str(error) or isinstance(error, LOST_CONNECTION):
         reason = "an augmenting process was killed; if memory is short, use fewer --workers"
     elif is_lost_process(error):
         reason = "another process of this run has ended"
