@@ -266,6 +266,6 @@ def _status_of(main: Callable[[], None]) -> int:
 
 
 def _is_of_an_import(error: Exception) -> bool:
-    """Whether it was raised outside of all functions, while a file was being imported."""
+    """Whether it was raised while a file was being imported."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_code.co_name == "<module>" for frame, _ in frames)

@@ -66,8 +66,9 @@ def add_setting_flags(group, kind: type, *only: str) -> None:
             choices, bounds = field.metadata["choices"], field.metadata["bounds"]
             if not choices and type(field.default) not in (int, float):
                 raise UserError(
-                    f"recipe.py: {kind.__name__}.{field.name} has no flag, since its default is no "
-                    "number; give it choices=, or a default of 0 or 1"
+                    f"recipe.py: {kind.__name__}.{field.name} cannot have a flag, because its "
+                    "default is not a number and it has no choices; give it choices=(...), or use "
+                    "0 and 1 for no and yes"
                 )
             group.add_argument(
                 f"--{field.name.replace('_', '-')}",
@@ -120,7 +121,7 @@ def add_speed_flags(group) -> None:
     )  # fmt: skip
     group.add_argument(
         "--compile", action="store_true",
-        help="compile the network with torch.compile, for a minute or so; meant for GPUs",
+        help="compile the network with torch.compile, which takes a minute or so; for GPUs",
     )  # fmt: skip
 
 

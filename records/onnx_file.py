@@ -35,7 +35,7 @@ def onnx_bytes(net: TrainedNet) -> bytes:
             verbose=False,
         )
     model = program.model_proto
-    for node in model.graph.node:  # of which each lists the code it comes from, with full paths
+    for node in model.graph.node:  # each lists the lines of code it comes from, with full paths
         node.ClearField("metadata_props")
     onnx.helper.set_model_props(model, {"classes": json.dumps(net.classes, ensure_ascii=False)})
     onnx.checker.check_model(model, full_check=True)

@@ -104,9 +104,10 @@ def start_run(out: Path, config: Config) -> Path | None:
 
 
 def continue_run(out: Path, config: Config, log: Sequence[LogRow]) -> Config:
-    """Makes `out` ready to continue after `log`; returns `config` with the run's own start.
+    """Makes `out` ready to continue after `log`; returns the config of the whole run.
 
-    It has the devices and the commits of all epochs. That of a finished run stays as it is.
+    It is `config` with the start and the command of the run, and the devices and commits of all
+    epochs. The config of a finished run does not change.
     """
     first = read_config(out)
     write_table(out / names.TRAIN_LOG, log)

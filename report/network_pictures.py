@@ -140,21 +140,22 @@ def _has_map(layer: Layer) -> bool:
 
 
 def _parameters(network: nn.Module, traced: Trace, modules: dict[str, nn.Module]) -> Counter[str]:
-    """The number of trainable parameters in each of `modules` without those of `modules` in it.
+    """The trainable parameters of each of `modules`. A parameter counts in the innermost one.
 
-    Those of a norm beside a convolution, outside of all modules, count with the layer before it.
+    A parameter outside of all of them, of a norm beside its convolution for example, counts in the
+    module that ran before it.
     """
-    layers = {id(x.step): _module_name(x) if _has_map(x) else None for x in traced.layers}
-    before, last = {}, None
+    box_of = {id(x.step): _module_name(x) if _has_map(x) else None for x in traced.layers}
+    ran_before, last = {}, None
     for step in traced.recording.live_steps():
-        last = layers.get(id(step), last)
-        before.setdefault(step.module, last)
+        last = box_of.get(id(step), last)
+        ran_before.setdefault(step.module, last)
     counts = Counter()
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            within = [module for module in modules if f"{name}.".startswith(f"{module}.")]
-            owner = before.get(name.rpartition(".")[0])
-            counts[max(within, key=len, default=owner)] += parameter.numel()
+            around = [module for module in modules if name.startswith(f"{module}.")]
+            before = ran_before.get(name.rpartition(".")[0])
+            counts[max(around, key=len, default=before)] += parameter.numel()
     return counts
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from console.errors import UserError
 from training.devices import avoid_slow_kernels, cpu_model, device_description, pick_device
+from training.processes import World
 
 EPYC_4 = "processor : 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
 EPYC_5 = EPYC_4.replace("25", "26")
@@ -43,6 +45,14 @@ def test_a_gpu_whose_driver_is_too_old_is_not_chosen(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.mps, "device_count", lambda: 0)
     assert pick_device("auto") == torch.device("cpu")
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    """Each process has a GPU of its own, so a number would be ignored."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match="--device cuda:1 is one GPU; with torchrun"):
+        pick_device("cuda:1", World(size=2, local_size=2))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
     Of several processes, each gets a GPU of its own, whose number is its local rank.
     """
     # torch counts GPUs whose driver is too old for it as well
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    available = {"cpu": 1, "cuda": gpus, "mps": torch.mps.device_count()}
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    available = {"cpu": 1, "cuda": usable, "mps": torch.mps.device_count()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     device = torch.device(name)
@@ -28,7 +28,9 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
         raise UserError(f"--device {name} is not on this machine, which has {present}", status=2)
     if device.type != "cpu" and world.size > 1:
         if device.index is not None:
-            raise UserError(f"--device {name} is one GPU; with torchrun, use --device cuda", 2)
+            raise UserError(
+                f"--device {name} is one GPU; with torchrun, use --device cuda", status=2
+            )
         gpus = available[device.type]
         if world.local_size > gpus:
             raise UserError(
