@@ -183,8 +183,7 @@ def make_trainer(
     if args.find_lr:
         options["schedule"] = rising_schedule
     if args.teacher:
-        teacher = load_teacher(args.teacher, data)
-        teacher.to(device, memory_format=torch.channels_last)
+        teacher = load_teacher(args.teacher, data, device)
         options["loss"] = distillation(teacher)
         print(f"teacher: {args.teacher}, {teacher.network.name}", flush=True)
     trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **options)

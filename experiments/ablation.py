@@ -3,18 +3,20 @@
     python -m experiments.ablation --dataset cifar10                 # all changes, three seeds
     python -m experiments.ablation --dataset cifar10 --only mixup    # one of them
     python -m experiments.ablation --model ResidualNet --epochs 50   # of the second network
+    python -m experiments.ablation --teacher runs/teacher/best.pt    # with a teacher
 
 Each run trains the default recipe with one change (and --augment device, which is faster) on the
 training set without 5,000 images, and is evaluated on those; the test set is not used. A row is
 added to results/ablation.csv when its run is finished. A run that has a row is not repeated on the
-same device: move the file away when the recipe itself has changed.
+same device: move the file away when the recipe itself has changed. A teacher must have been trained
+with --holdout 5000.
 """
 
 import argparse
 from dataclasses import asdict
 from itertools import product
 
-from console.errors import command_line, run
+from console.errors import UserError, command_line, run
 from console.flags import (
     Parser,
     a_path,
@@ -57,6 +59,11 @@ SETTINGS: dict[str, dict[str, float]] = {
         "rotate_limit": 0.0,
     },
     "16x16 hole": {"hole_size": 16},
+    "temperature 1": {"temperature": 1.0},
+    "temperature 2": {"temperature": 2.0},
+    "temperature 6": {"temperature": 6.0},
+    "teacher weight 0.5": {"teacher_weight": 0.5},
+    "teacher weight 1": {"teacher_weight": 1.0},
 }
 # changes of code: the argument that is replaced, and the function of experiments/changes.py
 CODE: dict[str, dict[str, str]] = {
@@ -90,6 +97,10 @@ def parse_arguments() -> argparse.Namespace:
     add_setting_flags(parser, Network)
     add_setting_flags(parser, Recipe, "precision")
     parser.add_argument(
+        "--teacher", metavar="FILE.pt", type=a_path,
+        help=f"train with this teacher, a checkpoint of train.py --holdout {HOLDOUT}",
+    )  # fmt: skip
+    parser.add_argument(
         "--only", metavar="CHANGE", choices=CHANGES,
         help=f"measure this change only (default: all), one of: {'; '.join(CHANGES)}",
     )  # fmt: skip
@@ -100,8 +111,32 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def changes_to_measure(args: argparse.Namespace) -> list[str]:
+    """--only, or all changes that have an effect.
+
+    Raises:
+        UserError: --only has no effect with the teacher, or without one.
+    """
+    changes = [change for change in CHANGES if has_effect(change, bool(args.teacher))]
+    if not args.only:
+        return changes
+    if args.only not in changes:
+        problem = "cannot be measured with --teacher" if args.teacher else "needs --teacher FILE.pt"
+        raise UserError(f"--only '{args.only}' {problem}", status=2)
+    return [args.only]
+
+
+def has_effect(change: str, with_teacher: bool) -> bool:
+    """A teacher replaces the loss of the recipe and its label smoothing (`distillation`)."""
+    settings, code = SETTINGS.get(change, {}), CODE.get(change, {})
+    if with_teacher:
+        return "loss" not in code and "label_smoothing" not in settings
+    return not settings.keys() & {"temperature", "teacher_weight"}
+
+
 def main() -> None:
     args = parse_arguments()
+    changes = changes_to_measure(args)
     check_writable(args.out)
 
     from constraints.checks import check_output
@@ -110,6 +145,7 @@ def main() -> None:
     from model import build_network
     from records.tables import read_rows, update_rows
     from training.devices import device_description, keep_freed_memory, pick_device
+    from training.distillation import fingerprint, load_teacher
 
     commit = current_commit()
     network = settings_from(Network, args)
@@ -119,17 +155,20 @@ def main() -> None:
     device = pick_device(args.device)
     check_output(build_network(num_classes=10, **asdict(network)))
     data = load(args.dataset, args.data_dir, holdout=HOLDOUT)
+    teacher = load_teacher(args.teacher, data, device) if args.teacher else None
     name = unambiguous_name(data.name, data.fingerprint)
-    place = name, device_description(device), shared_settings(unchanged)
+    shared = shared_settings(unchanged, fingerprint(teacher) if teacher else None)
+    place = name, device_description(device), shared
     keep_freed_memory()
     table = args.out / names.ABLATION
-    for seed, change in product(range(args.seeds), [args.only] if args.only else CHANGES):
+    for seed, change in product(range(args.seeds), changes):
         key = (change, args.epochs, seed, *place)
         if key in [row.run for row in read_rows(table, AblationRow)]:
             print(f"{change}, seed {seed}: has a row in {table} already", flush=True)
             continue
         recipe = changed(unchanged, seed=seed, **SETTINGS.get(change, {}))
-        row = measure(change, CODE.get(change), recipe, data, device, command_line(), commit)
+        code = CODE.get(change)
+        row = measure(change, code, recipe, data, device, command_line(), commit, teacher)
         update_rows(table, AblationRow, lambda rows, row=row: [*rows, row])
         print(f"{change}, seed {seed}: {row.val_acc:.2f} %", flush=True)
 

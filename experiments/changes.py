@@ -22,7 +22,9 @@ from inputs.sources import unambiguous_name
 from model import build_network
 from recipe import Recipe
 from records.evidence import AblationRow, shared_settings
+from records.trained_net import TrainedNet
 from training.devices import device_description
+from training.distillation import distillation, fingerprint
 from training.muon import Muon
 from training.optimizers import make_optimizers
 from training.trainer import Trainer
@@ -36,9 +38,12 @@ def measure(
     device: torch.device,
     command: str,
     commit: str,
+    teacher: TrainedNet | None = None,
 ) -> AblationRow:
     """Trains `recipe` with `change`, a value of `ablation.CODE`; None changes no code."""
     replaced = {part: globals()[function] for part, function in (change or {}).items()}
+    if teacher:
+        replaced["loss"] = distillation(teacher)
     draw_epoch = replaced.pop("draw_epoch", augment.draw_epoch)
     initialise = replaced.pop("initialise", lambda _: None)
     batches = DeviceBatches(data, recipe, device, draw_epoch)
@@ -64,7 +69,7 @@ def measure(
         device=device_description(device),
         command=command,
         commit=commit,
-        settings=shared_settings(recipe),
+        settings=shared_settings(recipe, fingerprint(teacher) if teacher else None),
     )
 
 

@@ -132,10 +132,13 @@ class TimeRow(Strict):
         return self.script, self.epochs, self.seed, self.dataset, self.device
 
 
-def shared_settings(recipe: Recipe) -> str:
-    """The network and the precision of an ablation, as flags; defaults are left out."""
-    shared = as_flags(recipe.network) | {"--precision": recipe.precision}
-    defaults = as_flags(Recipe())
+def shared_settings(recipe: Recipe, teacher: str | None) -> str:
+    """The network, the precision and the teacher's hash of an ablation, as flags.
+
+    Defaults are left out.
+    """
+    shared = as_flags(recipe.network) | {"--precision": recipe.precision, "--teacher": teacher}
+    defaults = as_flags(Recipe()) | {"--teacher": None}
     return as_typed({flag: x for flag, x in shared.items() if x != defaults[flag]})
 
 

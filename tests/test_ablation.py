@@ -4,22 +4,24 @@ import math
 
 import pytest
 import torch
-from runs import run_script, save_npz
+from runs import run_script, save_npz, train
 
-from experiments.ablation import CHANGES, CODE, SETTINGS, changed
+from experiments.ablation import CHANGES, CODE, SETTINGS, changed, has_effect
 from experiments.changes import measure
 from inputs.image_data import hold_out
 from recipe import Network, Recipe
 from records import names
 from records.evidence import UNCHANGED, AblationRow
 from records.tables import read_rows
+from records.trained_net import TrainedNet
+from training.distillation import fingerprint
 
 RECIPE = Recipe(epochs=2, batch_size=32, augment="device", network=Network(width=0.25))
 
 
-def loss_with(change: str, data) -> float:
-    recipe = changed(RECIPE, **SETTINGS.get(change, {}))
-    row = measure(change, CODE.get(change), recipe, data, torch.device("cpu"), "a command", "")
+def loss_with(change: str, data, teacher: TrainedNet | None = None) -> float:
+    recipe, device = changed(RECIPE, **SETTINGS.get(change, {})), torch.device("cpu")
+    row = measure(change, CODE.get(change), recipe, data, device, "a command", "", teacher)
     assert 0 <= row.val_acc <= 100
     return row.val_loss
 
@@ -34,11 +36,42 @@ def unchanged(held_out):
     return loss_with(UNCHANGED, held_out)
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if name != UNCHANGED])
+@pytest.fixture(scope="module")
+def teacher(finished_run):
+    return TrainedNet(finished_run / names.BEST)
+
+
+@pytest.fixture(scope="module")
+def taught(held_out, teacher):
+    return loss_with(UNCHANGED, held_out, teacher)
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if has_effect(name, False)][1:])
 def test_a_change_trains_and_makes_a_difference(change, held_out, unchanged):
     loss = loss_with(change, held_out)
     assert math.isfinite(loss)
     assert loss != unchanged
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if has_effect(name, True)][1:])
+def test_a_change_makes_a_difference_with_a_teacher(change, held_out, taught, teacher):
+    loss = loss_with(change, held_out, teacher)
+    assert math.isfinite(loss)
+    assert loss != taught
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if not has_effect(name, True)])
+def test_changes_without_effect_are_refused_with_a_teacher(change, finished_run, tmp_path):
+    flags = ("--only", change, "--out", tmp_path, "--teacher", finished_run / names.BEST)
+    run_script("experiments.ablation", *flags).assert_refused(
+        "cannot be measured with --teacher", status=2
+    )
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if not has_effect(name, False)])
+def test_changes_of_the_teachers_part_need_one(change, tmp_path):
+    outcome = run_script("experiments.ablation", "--only", change, "--out", tmp_path)
+    outcome.assert_refused("needs --teacher FILE.pt", status=2)
 
 
 def test_after_all_changes_the_recipe_is_as_before(held_out, unchanged):
@@ -79,3 +112,26 @@ def test_networks_and_precisions_are_other_runs(small_npz, tmp_path, monkeypatch
     rows = read_rows(tmp_path / names.ABLATION, AblationRow)
     assert [row.settings for row in rows] == ["", "--model ResidualNet", "--precision bfloat16"]
     assert len({row.val_loss for row in rows}) == 3
+
+
+def test_runs_with_a_teacher_are_other_runs(small_npz, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
+    unseen = tmp_path / "teacher"
+    assert train(small_npz, unseen, "--epochs", 1, "--holdout", 30).status == 0
+    flags = ("--dataset", small_npz, "--epochs", 1, "--seeds", 1, "--out", tmp_path)
+    for other in ((), ("--teacher", unseen / names.BEST)):
+        outcome = run_script("experiments.ablation", *flags, "--only", UNCHANGED, *other)
+        assert outcome.status == 0, outcome.err
+    rows = read_rows(tmp_path / names.ABLATION, AblationRow)
+    weights = fingerprint(TrainedNet(unseen / names.BEST))
+    assert [row.settings for row in rows] == ["", f"--teacher {weights}"]
+    assert rows[0].val_loss != rows[1].val_loss
+
+
+def test_a_teacher_that_has_seen_the_held_out_images_is_refused(
+    small_npz, finished_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("experiments.ablation.HOLDOUT", 30)
+    flags = ("--dataset", small_npz, "--out", tmp_path, "--teacher", finished_run / names.BEST)
+    outcome = run_script("experiments.ablation", *flags)
+    outcome.assert_refused("may have been trained on the validation images", "--holdout")

@@ -21,8 +21,8 @@ from records.trained_net import TrainedNet
 from training.trainer import Trainer
 
 
-def load_teacher(path: Path, data: ImageData) -> TrainedNet:
-    """The network in the checkpoint `path`, for training on `data`.
+def load_teacher(path: Path, data: ImageData, device: torch.device) -> TrainedNet:
+    """The network in the checkpoint `path`, on `device`, for training on `data`.
 
     Raises:
         UserError: it has other classes, or was not trained with the same validation images.
@@ -34,7 +34,7 @@ def load_teacher(path: Path, data: ImageData) -> TrainedNet:
             f"--teacher {path} may have been trained on the validation images; train the teacher "
             "with the same --dataset and --holdout"
         )
-    return teacher
+    return teacher.to(device, memory_format=torch.channels_last)
 
 
 def fingerprint(network: nn.Module) -> str:
