@@ -81,6 +81,7 @@ CODE: dict[str, dict[str, str]] = {
     "He initialisation": {"initialise": "he_initialisation"},
     "Dirac initialisation": {"initialise": "dirac_initialisation"},
     "whitened first layer": {"initialise": "whitened_first_layer"},
+    "SiLU in place of ReLU": {"initialise": "silu_in_place_of_relu"},
 }
 CHANGES = (*SETTINGS, *CODE)
 

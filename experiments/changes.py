@@ -194,3 +194,11 @@ def whitened_first_layer(trainer: Trainer) -> None:
     whitening = components.T.flip(0)[: len(filters)]  # at most 27; other filters stay
     with torch.no_grad():
         filters[: len(whitening)] = whitening.view(-1, *filters.shape[1:])
+
+
+def silu_in_place_of_relu(trainer: Trainer) -> None:
+    """x * sigmoid(x), smooth where ReLU has its kink (https://arxiv.org/abs/1702.03118)."""
+    network = trainer.network
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.ReLU):
+            network.set_submodule(name, nn.SiLU(inplace=True))
