@@ -1,13 +1,13 @@
-"""Trains both networks for 25 to 200 epochs, in the order of RUNS, and records each.
+"""Trains both networks for 25 to 200 epochs, also with a teacher, and records each run.
 
     python -m experiments.campaign                                # all of them
-    python -m experiments.campaign --only residual-25 net-100     # two of them
+    python -m experiments.campaign --only teacher-25 taught-25    # two of them
     python -m experiments.campaign --out runs/device -- --augment device --compile
 
 A finished run is added to results/recipes.csv. A run that was stopped is resumed and a finished one
 is skipped, so the command can be repeated at any time. With other flags for train.py, give another
 --out. Two copies that are started together train different runs: a run whose folder is in use is
-skipped.
+skipped, and so are runs whose teacher is not trained yet.
 """
 
 import argparse
@@ -24,13 +24,19 @@ from records import names
 from records.files import check_writable
 
 PATIENCE = 5  # seconds in which a run that has received the same signal ends
-RUNS = {  # flags of train.py, and the number of runs, each with another seed
+# Flags of train.py, and the number of runs, each with another seed; {out} is --out. Teachers are
+# trained without label smoothing (docs/recipe.md says why), before the runs that use them.
+RUNS = {
     "residual-25": ("--model ResidualNet", 3),
     "net-25": ("", 3),
+    "teacher-25": ("--model ResidualNet --label-smoothing 0", 1),
+    "taught-25": ("--teacher {out}/teacher-25-seed0/best.pt", 3),
     "residual-100": ("--model ResidualNet --epochs 100", 2),
     "net-100": ("--epochs 100", 2),
     "residual-200": ("--model ResidualNet --epochs 200", 3),
     "net-200": ("--epochs 200", 3),
+    "teacher-200": ("--model ResidualNet --epochs 200 --label-smoothing 0", 1),
+    "taught-200": ("--epochs 200 --teacher {out}/teacher-200-seed0/best.pt", 3),
     "wide-25": ("--width 1.5", 1),
 }
 
@@ -70,10 +76,11 @@ def main() -> None:
     check_writable(args.out)
     check_writable(args.results, "--results")
     for name in args.only:
-        own_flags, seeds = RUNS[name]
+        template, seeds = RUNS[name]
+        own_flags = [flag.format(out=args.out) for flag in shlex.split(template)]
         for seed in range(seeds):
             out = args.out / f"{name}-seed{seed}"
-            flags = [*args.flags, *shlex.split(own_flags), "--seed", seed, "--out", out]
+            flags = [*args.flags, *own_flags, "--seed", seed, "--out", out]
             if is_finished(out):
                 check_command(out, flags)
                 print(f"{out}: is finished", flush=True)

@@ -9,6 +9,8 @@ from experiments import campaign
 from records import names
 from records.evidence import RecipeRow
 from records.tables import read_rows
+from records.trained_net import TrainedNet
+from training.distillation import fingerprint
 
 
 def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, capfd):
@@ -36,6 +38,21 @@ def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, ca
     other.assert_refused("small-seed0", "another command", "give another --out")
     assert capfd.readouterr().out == ""
     assert len(read_rows(tmp_path / names.RECIPES, RecipeRow)) == 2
+
+
+def test_a_teacher_is_trained_before_the_runs_that_use_it(small_npz, tmp_path, monkeypatch):
+    chosen = ("teacher-25", "taught-25")
+    small = "--width 0.25 --batch-size 32 --epochs 1"
+    runs = {name: (f"{flags} {small}", 1) for name, (flags, _) in campaign.RUNS.items()}
+    monkeypatch.setattr(campaign, "RUNS", runs)
+    out = tmp_path / "a folder"
+    flags = ("--out", out, "--results", tmp_path, "--only", *chosen, "--", "--dataset", small_npz)
+    outcome = run_script("experiments.campaign", *flags)
+    assert (outcome.status, outcome.err) == (0, "")
+    teacher, taught = read_rows(tmp_path / names.RECIPES, RecipeRow)
+    weights = fingerprint(TrainedNet(out / "teacher-25-seed0" / names.BEST))
+    assert "--label-smoothing 0.0" in teacher.settings
+    assert f"--teacher {weights}" in taught.settings
 
 
 def test_a_bad_flag_for_train_py_ends_the_campaign(tmp_path, capfd):
