@@ -1,7 +1,7 @@
 """Trains both networks for 25 to 200 epochs, also with a teacher, and records each run.
 
     python -m experiments.campaign                                # all of them
-    python -m experiments.campaign --only teacher-25 taught-25    # two of them
+    python -m experiments.campaign --only residual-25 taught-25   # two of them
     python -m experiments.campaign --out runs/device -- --augment device --compile
 
 A finished run is added to results/recipes.csv. A run that was stopped is resumed and a finished one
@@ -24,19 +24,15 @@ from records import names
 from records.files import check_writable
 
 PATIENCE = 5  # seconds in which a run that has received the same signal ends
-# Flags of train.py, and the number of runs, each with another seed; {out} is --out. Teachers are
-# trained without label smoothing (docs/recipe.md says why), before the runs that use them.
-RUNS = {
+RUNS = {  # flags of train.py, and the number of runs, each with another seed; {out} is --out
     "residual-25": ("--model ResidualNet", 3),
     "net-25": ("", 3),
-    "teacher-25": ("--model ResidualNet --label-smoothing 0", 1),
-    "taught-25": ("--teacher {out}/teacher-25-seed0/best.pt", 3),
+    "taught-25": ("--teacher {out}/residual-25-seed0/best.pt", 3),
     "residual-100": ("--model ResidualNet --epochs 100", 2),
     "net-100": ("--epochs 100", 2),
     "residual-200": ("--model ResidualNet --epochs 200", 3),
     "net-200": ("--epochs 200", 3),
-    "teacher-200": ("--model ResidualNet --epochs 200 --label-smoothing 0", 1),
-    "taught-200": ("--epochs 200 --teacher {out}/teacher-200-seed0/best.pt", 3),
+    "taught-200": ("--epochs 200 --teacher {out}/residual-200-seed0/best.pt", 3),
     "wide-25": ("--width 1.5", 1),
 }
 

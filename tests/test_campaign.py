@@ -41,7 +41,7 @@ def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, ca
 
 
 def test_a_teacher_is_trained_before_the_runs_that_use_it(small_npz, tmp_path, monkeypatch):
-    chosen = ("teacher-25", "taught-25")
+    chosen = ("residual-25", "taught-25")
     small = "--width 0.25 --batch-size 32 --epochs 1"
     runs = {name: (f"{flags} {small}", 1) for name, (flags, _) in campaign.RUNS.items()}
     monkeypatch.setattr(campaign, "RUNS", runs)
@@ -50,8 +50,8 @@ def test_a_teacher_is_trained_before_the_runs_that_use_it(small_npz, tmp_path, m
     outcome = run_script("experiments.campaign", *flags)
     assert (outcome.status, outcome.err) == (0, "")
     teacher, taught = read_rows(tmp_path / names.RECIPES, RecipeRow)
-    weights = fingerprint(TrainedNet(out / "teacher-25-seed0" / names.BEST))
-    assert "--label-smoothing 0.0" in teacher.settings
+    weights = fingerprint(TrainedNet(out / "residual-25-seed0" / names.BEST))
+    assert "ResidualNet" in teacher.model
     assert f"--teacher {weights}" in taught.settings
 
 
