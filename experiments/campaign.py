@@ -7,7 +7,7 @@
 A finished run is added to results/recipes.csv. A run that was stopped is resumed and a finished one
 is skipped, so the command can be repeated at any time. With other flags for train.py, give another
 --out. Two copies that are started together train different runs: a run whose folder is in use is
-skipped, and so are runs whose teacher is not trained yet.
+skipped, and so is one whose teacher is not finished.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from console.errors import Stopped, UserError, run
 from console.flags import Parser, a_path
@@ -24,16 +25,26 @@ from records import names
 from records.files import check_writable
 
 PATIENCE = 5  # seconds in which a run that has received the same signal ends
-RUNS = {  # flags of train.py, and the number of runs, each with another seed; {out} is --out
-    "residual-25": ("--model ResidualNet", 3),
-    "net-25": ("", 3),
-    "taught-25": ("--teacher {out}/residual-25-seed0/best.pt", 3),
-    "residual-100": ("--model ResidualNet --epochs 100", 2),
-    "net-100": ("--epochs 100", 2),
-    "residual-200": ("--model ResidualNet --epochs 200", 3),
-    "net-200": ("--epochs 200", 3),
-    "taught-200": ("--epochs 200 --teacher {out}/residual-200-seed0/best.pt", 3),
-    "wide-25": ("--width 1.5", 1),
+
+
+class Runs(NamedTuple):
+    """Runs that differ in their seed alone."""
+
+    flags: str  # of train.py
+    seeds: int
+    teacher: str = ""  # the run whose network is their teacher: its folder in --out
+
+
+RUNS = {
+    "residual-25": Runs("--model ResidualNet", 3),
+    "net-25": Runs("", 3),
+    "taught-25": Runs("", 3, "residual-25-seed0"),
+    "residual-100": Runs("--model ResidualNet --epochs 100", 2),
+    "net-100": Runs("--epochs 100", 2),
+    "residual-200": Runs("--model ResidualNet --epochs 200", 3),
+    "net-200": Runs("--epochs 200", 3),
+    "taught-200": Runs("--epochs 200", 3, "residual-200-seed0"),
+    "wide-25": Runs("--width 1.5", 1),
 }
 
 
@@ -72,14 +83,19 @@ def main() -> None:
     check_writable(args.out)
     check_writable(args.results, "--results")
     for name in args.only:
-        template, seeds = RUNS[name]
-        own_flags = [flag.format(out=args.out) for flag in shlex.split(template)]
-        for seed in range(seeds):
+        runs, teacher = RUNS[name], args.out / RUNS[name].teacher
+        own_flags = shlex.split(runs.flags)
+        if runs.teacher:
+            own_flags += ["--teacher", teacher / names.BEST]
+        for seed in range(runs.seeds):
             out = args.out / f"{name}-seed{seed}"
             flags = [*args.flags, *own_flags, "--seed", seed, "--out", out]
             if is_finished(out):
                 check_command(out, flags)
                 print(f"{out}: is finished", flush=True)
+            elif runs.teacher and not is_finished(teacher):
+                print(f"{out}: its teacher {teacher} is not finished, skipped", flush=True)
+                continue
             elif status := train(*flags, *["--resume"] * (out / names.LAST).exists()):
                 if status == 2:  # a bad flag, which train.py has named
                     sys.exit(status)

@@ -15,7 +15,7 @@ from training.distillation import fingerprint
 
 def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, capfd):
     flags = "--width 0.25 --batch-size 32 --epochs 1"
-    monkeypatch.setattr(campaign, "RUNS", {"small": (flags, 2)})
+    monkeypatch.setattr(campaign, "RUNS", {"small": campaign.Runs(flags, 2)})
     (tmp_path / "small-seed0").write_text("a file in the way")
     flags = ("--out", tmp_path, "--results", tmp_path, "--only", "small", "--")
     run = ("experiments.campaign", *flags, "--dataset", small_npz)
@@ -41,16 +41,20 @@ def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, ca
 
 
 def test_a_teacher_is_trained_before_the_runs_that_use_it(small_npz, tmp_path, monkeypatch):
-    chosen = ("residual-25", "taught-25")
     small = "--width 0.25 --batch-size 32 --epochs 1"
-    runs = {name: (f"{flags} {small}", 1) for name, (flags, _) in campaign.RUNS.items()}
+    runs = {
+        name: each._replace(flags=f"{each.flags} {small}", seeds=1)
+        for name, each in campaign.RUNS.items()
+    }
     monkeypatch.setattr(campaign, "RUNS", runs)
-    out = tmp_path / "a folder"
-    flags = ("--out", out, "--results", tmp_path, "--only", *chosen, "--", "--dataset", small_npz)
-    outcome = run_script("experiments.campaign", *flags)
+    flags = ("--out", tmp_path / "a folder", "--results", tmp_path, "--only")
+    for_train_py = ("--", "--dataset", small_npz)
+    early = run_script("experiments.campaign", *flags, "taught-25", *for_train_py)
+    assert "residual-25-seed0 is not finished, skipped" in early.out
+    outcome = run_script("experiments.campaign", *flags, "residual-25", "taught-25", *for_train_py)
     assert (outcome.status, outcome.err) == (0, "")
     teacher, taught = read_rows(tmp_path / names.RECIPES, RecipeRow)
-    weights = fingerprint(TrainedNet(out / "residual-25-seed0" / names.BEST))
+    weights = fingerprint(TrainedNet(tmp_path / "a folder" / "residual-25-seed0" / names.BEST))
     assert "ResidualNet" in teacher.model
     assert f"--teacher {weights}" in taught.settings
 
