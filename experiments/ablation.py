@@ -30,7 +30,7 @@ from inputs.sources import add_data_flags, unambiguous_name
 from recipe import Network, Recipe
 from records import names
 from records.evidence import UNCHANGED, AblationRow, current_commit, shared_settings
-from records.files import check_writable
+from records.files import check_writable, existing
 
 HOLDOUT = 5000
 
@@ -122,7 +122,7 @@ def changes_to_measure(args: argparse.Namespace) -> list[str]:
     if not args.only:
         return changes
     if args.only not in changes:
-        problem = "cannot be measured with --teacher" if args.teacher else "needs --teacher FILE.pt"
+        problem = "has no effect with --teacher" if args.teacher else "needs --teacher FILE.pt"
         raise UserError(f"--only '{args.only}' {problem}", status=2)
     return [args.only]
 
@@ -139,6 +139,8 @@ def main() -> None:
     args = parse_arguments()
     changes = changes_to_measure(args)
     check_writable(args.out)
+    if args.teacher:
+        existing(args.teacher)  # before data is downloaded
 
     from constraints.checks import check_output
     from data import load

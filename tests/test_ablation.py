@@ -64,7 +64,7 @@ def test_a_change_makes_a_difference_with_a_teacher(change, held_out, taught, te
 def test_changes_without_effect_are_refused_with_a_teacher(change, finished_run, tmp_path):
     flags = ("--only", change, "--out", tmp_path, "--teacher", finished_run / names.BEST)
     run_script("experiments.ablation", *flags).assert_refused(
-        "cannot be measured with --teacher", status=2
+        "has no effect with --teacher", status=2
     )
 
 
@@ -135,3 +135,10 @@ def test_a_teacher_that_has_seen_the_held_out_images_is_refused(
     flags = ("--dataset", small_npz, "--out", tmp_path, "--teacher", finished_run / names.BEST)
     outcome = run_script("experiments.ablation", *flags)
     outcome.assert_refused("may have been trained on the validation images", "--holdout")
+
+
+def test_a_missing_teacher_is_refused_before_a_download(tmp_path):
+    folders = ("--data-dir", tmp_path / "data", "--out", tmp_path)
+    outcome = run_script("experiments.ablation", *folders, "--teacher", tmp_path / "no.pt")
+    outcome.assert_refused("no.pt is missing")
+    assert not (tmp_path / "data").exists()
