@@ -122,13 +122,18 @@ def changes_to_measure(args: argparse.Namespace) -> list[str]:
     if not args.only:
         return changes
     if args.only not in changes:
-        problem = "has no effect with --teacher" if args.teacher else "needs --teacher FILE.pt"
+        problem = "needs --teacher FILE.pt"
+        if args.teacher:
+            problem = "has no effect with --teacher; leave one of them out"
         raise UserError(f"--only '{args.only}' {problem}", status=2)
     return [args.only]
 
 
 def has_effect(change: str, with_teacher: bool) -> bool:
-    """A teacher replaces the loss of the recipe and its label smoothing (`distillation`)."""
+    """Whether `change` can change the result of a run.
+
+    With a teacher, `distillation` is the loss: another loss or label smoothing is not used.
+    """
     settings, code = SETTINGS.get(change, {}), CODE.get(change, {})
     if with_teacher:
         return "loss" not in code and "label_smoothing" not in settings
@@ -170,8 +175,8 @@ def main() -> None:
             print(f"{change}, seed {seed}: has a row in {table} already", flush=True)
             continue
         recipe = changed(unchanged, seed=seed, **SETTINGS.get(change, {}))
-        code = CODE.get(change)
-        row = measure(change, code, recipe, data, device, command_line(), commit, teacher)
+        origin = command_line(), commit, shared
+        row = measure(change, CODE.get(change), recipe, data, device, *origin, teacher)
         update_rows(table, AblationRow, lambda rows, row=row: [*rows, row])
         print(f"{change}, seed {seed}: {row.val_acc:.2f} %", flush=True)
 

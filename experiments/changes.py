@@ -21,10 +21,10 @@ from inputs.image_data import ImageData
 from inputs.sources import unambiguous_name
 from model import build_network
 from recipe import Recipe
-from records.evidence import AblationRow, shared_settings
+from records.evidence import AblationRow
 from records.trained_net import TrainedNet
 from training.devices import device_description
-from training.distillation import distillation, fingerprint
+from training.distillation import distillation
 from training.muon import Muon
 from training.optimizers import make_optimizers
 from training.trainer import Trainer
@@ -38,9 +38,13 @@ def measure(
     device: torch.device,
     command: str,
     commit: str,
+    settings: str = "",
     teacher: TrainedNet | None = None,
 ) -> AblationRow:
-    """Trains `recipe` with `change`, a value of `ablation.CODE`; None changes no code."""
+    """Trains `recipe` with `change`, a value of `ablation.CODE`; None changes no code.
+
+    A `teacher` replaces the loss. `settings`, see `evidence.shared_settings`, goes into the row.
+    """
     replaced = {part: globals()[function] for part, function in (change or {}).items()}
     if teacher:
         replaced["loss"] = distillation(teacher)
@@ -69,7 +73,7 @@ def measure(
         device=device_description(device),
         command=command,
         commit=commit,
-        settings=shared_settings(recipe, fingerprint(teacher) if teacher else None),
+        settings=settings,
     )
 
 

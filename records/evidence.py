@@ -133,9 +133,9 @@ class TimeRow(Strict):
 
 
 def shared_settings(recipe: Recipe, teacher: str | None) -> str:
-    """The network, the precision and the teacher's hash of an ablation, as flags.
+    """The settings that all runs of an ablation share, as flags; defaults are left out.
 
-    Defaults are left out.
+    They are the network, the precision and `teacher`, the hash of the teacher's weights.
     """
     shared = as_flags(recipe.network) | {"--precision": recipe.precision, "--teacher": teacher}
     defaults = as_flags(Recipe()) | {"--teacher": None}

@@ -21,7 +21,7 @@ RECIPE = Recipe(epochs=2, batch_size=32, augment="device", network=Network(width
 
 def loss_with(change: str, data, teacher: TrainedNet | None = None) -> float:
     recipe, device = changed(RECIPE, **SETTINGS.get(change, {})), torch.device("cpu")
-    row = measure(change, CODE.get(change), recipe, data, device, "a command", "", teacher)
+    row = measure(change, CODE.get(change), recipe, data, device, "a command", "", teacher=teacher)
     assert 0 <= row.val_acc <= 100
     return row.val_loss
 
