@@ -106,23 +106,27 @@ class ResidualNet(nn.Module):
     Width 1.0 with 10 classes has 195,274 parameters.
     """
 
+    channels = (32, 64, 112, 144)  # of C1 to C4, before they are scaled by `width`
+    blocks = (3, 5, 2)  # the numbers of residual blocks in C2, C3 and C4
+
     def __init__(self, num_classes: int = 10, width: float = 1.0):
         super().__init__()
-        w32, w64, w112, w144 = (scaled(channels, width) for channels in (32, 64, 112, 144))
-        self.c1 = nn.Sequential(ConvBlock(3, w32), ConvBlock(w32, w64, stride=2))  # 32 -> 16
+        w1, w2, w3, w4 = (scaled(channels, width) for channels in self.channels)
+        n2, n3, n4 = self.blocks
+        self.c1 = nn.Sequential(ConvBlock(3, w1), ConvBlock(w1, w2, stride=2))  # 32 -> 16
         self.c2 = nn.Sequential(
-            *(ResidualBlock(w64) for _ in range(3)),
-            DWSeparable(w64, w112, stride=2),  # 16 -> 8
+            *(ResidualBlock(w2) for _ in range(n2)),
+            DWSeparable(w2, w3, stride=2),  # 16 -> 8
         )
         self.c3 = nn.Sequential(
-            *(ResidualBlock(w112) for _ in range(5)),
-            DWSeparable(w112, w144, stride=2),  # 8 -> 4
+            *(ResidualBlock(w3) for _ in range(n3)),
+            DWSeparable(w3, w4, stride=2),  # 8 -> 4
         )
         self.c4 = nn.Sequential(
-            *(ResidualBlock(w144, dilation=2) for _ in range(2)), ConvBlock(w144, w144, kernel=1)
+            *(ResidualBlock(w4, dilation=2) for _ in range(n4)), ConvBlock(w4, w4, kernel=1)
         )
         self.gap = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(w144, num_classes)
+        self.fc = nn.Linear(w4, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.c4(self.c3(self.c2(self.c1(images))))

@@ -83,7 +83,16 @@ CODE: dict[str, dict[str, str]] = {
     "whitened first layer": {"initialise": "whitened_first_layer"},
     "SiLU in place of ReLU": {"initialise": "silu_in_place_of_relu"},
 }
-CHANGES = (*SETTINGS, *CODE)
+# changes of ResidualNet: a subclass in experiments/changes.py, or another replacement
+OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
+    "more blocks in C2": {"network": "MoreBlocksInC2"},
+    "more blocks, narrower C3": {"network": "MoreBlocksNarrowerC3"},
+    "wider C2, fewer blocks in C4": {"network": "WiderC2"},
+    "wider C1, fewer blocks in C4": {"network": "WiderC1"},
+    "residual branches start at zero": {"initialise": "zero_residual_branches"},
+    "ReLU before the sum": {"initialise": "relu_before_the_sum"},
+}
+CHANGES = {**{setting: {} for setting in SETTINGS}, **CODE, **OF_RESIDUAL_NET}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -116,25 +125,30 @@ def changes_to_measure(args: argparse.Namespace) -> list[str]:
     """--only, or all changes that have an effect.
 
     Raises:
-        UserError: --only has no effect with the teacher, or without one.
+        UserError: --only has no effect on this network, with the teacher, or without one.
     """
-    changes = [change for change in CHANGES if has_effect(change, bool(args.teacher))]
+    changes = [x for x in CHANGES if has_effect(x, args.model, bool(args.teacher))]
     if not args.only:
         return changes
     if args.only not in changes:
-        problem = "needs --teacher FILE.pt"
-        if args.teacher:
+        if args.only in OF_RESIDUAL_NET and args.model != "ResidualNet":
+            problem = "needs --model ResidualNet"
+        elif args.teacher:
             problem = "has no effect with --teacher; leave one of them out"
+        else:
+            problem = "needs --teacher FILE.pt"
         raise UserError(f"--only '{args.only}' {problem}", status=2)
     return [args.only]
 
 
-def has_effect(change: str, with_teacher: bool) -> bool:
+def has_effect(change: str, model: str, with_teacher: bool) -> bool:
     """Whether `change` can change the result of a run.
 
     With a teacher, `distillation` is the loss: another loss or label smoothing is not used.
     """
-    settings, code = SETTINGS.get(change, {}), CODE.get(change, {})
+    settings, code = SETTINGS.get(change, {}), CHANGES[change]
+    if change in OF_RESIDUAL_NET and model != "ResidualNet":
+        return False
     if with_teacher:
         return "loss" not in code and "label_smoothing" not in settings
     return not settings.keys() & {"temperature", "teacher_weight"}
@@ -155,7 +169,6 @@ def main() -> None:
     from training.devices import device_description, keep_freed_memory, pick_device
     from training.distillation import fingerprint, load_teacher
 
-    commit = current_commit()
     network = settings_from(Network, args)
     unchanged = Recipe(
         epochs=args.epochs, augment="device", precision=args.precision, network=network
@@ -166,17 +179,18 @@ def main() -> None:
     teacher = load_teacher(args.teacher, data, device) if args.teacher else None
     name = unambiguous_name(data.name, data.fingerprint)
     shared = shared_settings(unchanged, fingerprint(teacher) if teacher else None)
-    place = name, device_description(device), shared
+    place = {"dataset": name, "device": device_description(device), "settings": shared}
+    origin = {"command": command_line(), "commit": current_commit()}
     keep_freed_memory()
     table = args.out / names.ABLATION
     for seed, change in product(range(args.seeds), changes):
-        key = (change, args.epochs, seed, *place)
-        if key in [row.run for row in read_rows(table, AblationRow)]:
+        key = {"change": change, "epochs": args.epochs, "seed": seed, **place}
+        if tuple(key.values()) in [row.run for row in read_rows(table, AblationRow)]:
             print(f"{change}, seed {seed}: has a row in {table} already", flush=True)
             continue
         recipe = changed(unchanged, seed=seed, **SETTINGS.get(change, {}))
-        origin = command_line(), commit, shared
-        row = measure(change, CODE.get(change), recipe, data, device, *origin, teacher)
+        measured = measure(recipe, data, device, CHANGES[change], teacher)
+        row = AblationRow(**key, **measured._asdict(), **origin)
         update_rows(table, AblationRow, lambda rows, row=row: [*rows, row])
         print(f"{change}, seed {seed}: {row.val_acc:.2f} %", flush=True)
 

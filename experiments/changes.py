@@ -1,12 +1,14 @@
-"""Changes of the recipe that need code, and the measurement of one change.
+"""Changes of the recipe that need code, and the training of one run of an ablation.
 
-`ablation.CODE` says what each function here replaces: an argument of `Trainer` or of
-`DeviceBatches`. Those under "initialise" are called with the trainer before its first step, and
-may return the network to evaluate.
+`ablation.CHANGES` says what each function or class here replaces: the network, or an argument of
+`Trainer` or of `DeviceBatches`. Those under "initialise" are called with the trainer before its
+first step, and may return the network to evaluate.
 """
 
 import math
 from dataclasses import asdict, replace
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,62 +20,62 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from data import DeviceBatches, as_tensor
 from inputs import augment
 from inputs.image_data import ImageData
-from inputs.sources import unambiguous_name
-from model import build_network
+from model import ResidualBlock, ResidualNet, build_network
 from recipe import Recipe
-from records.evidence import AblationRow
 from records.trained_net import TrainedNet
-from training.devices import device_description
 from training.distillation import distillation
 from training.muon import Muon
 from training.optimizers import make_optimizers
 from training.trainer import Trainer
 
 
+class Measured(NamedTuple):
+    """The columns of `AblationRow` that a run decides."""
+
+    val_loss: float
+    val_acc: float
+    val_acc_flipped: float
+    train_loss: float
+    images_per_second: float
+
+
 def measure(
-    name: str,
-    change: dict[str, str] | None,
     recipe: Recipe,
     data: ImageData,
     device: torch.device,
-    command: str,
-    commit: str,
-    settings: str = "",
+    change: dict[str, str],
     teacher: TrainedNet | None = None,
-) -> AblationRow:
-    """Trains `recipe` with `change`, a value of `ablation.CODE`; None changes no code.
+) -> Measured:
+    """Trains `recipe` and evaluates it on `data.test_images`.
 
-    A `teacher` replaces the loss. `settings`, see `evidence.shared_settings`, goes into the row.
+    Args:
+        change: a value of `ablation.CHANGES`: what each function or class of this file replaces.
+        teacher: replaces the loss.
     """
-    replaced = {part: globals()[function] for part, function in (change or {}).items()}
+    replaced = {part: globals()[name] for part, name in change.items()}
     if teacher:
         replaced["loss"] = distillation(teacher)
     draw_epoch = replaced.pop("draw_epoch", augment.draw_epoch)
     initialise = replaced.pop("initialise", lambda _: None)
     batches = DeviceBatches(data, recipe, device, draw_epoch)
     torch.manual_seed(recipe.seed)
-    network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
+    if network_class := replaced.pop("network", None):
+        network = network_class(len(data.classes), recipe.network.width)
+    else:
+        network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
     trainer = Trainer(network, data, recipe, device, **replaced)
     evaluated = initialise(trainer)
-    for epoch in range(1, recipe.epochs + 1):
-        row = trainer.run_epoch(epoch, batches)
+    log = [trainer.run_epoch(epoch, batches) for epoch in range(1, recipe.epochs + 1)]
     if evaluated is not None:
         trainer.network = evaluated
     loss, accuracy = trainer.evaluate()
     _, flipped = trainer.evaluate(lambda x: trainer.logits(x) + trainer.logits(x.flip(3)))
-    return AblationRow(
-        change=name,
-        epochs=recipe.epochs,
-        seed=recipe.seed,
-        dataset=unambiguous_name(data.name, data.fingerprint),
+    return Measured(
         val_loss=float(f"{loss:.8g}"),
         val_acc=float(f"{accuracy:.8g}"),
         val_acc_flipped=flipped,
-        train_loss=row.train_loss,
-        device=device_description(device),
-        command=command,
-        commit=commit,
-        settings=settings,
+        train_loss=log[-1].train_loss,
+        images_per_second=median(epoch.images_per_second for epoch in log),
     )
 
 
@@ -206,3 +208,48 @@ def silu_in_place_of_relu(trainer: Trainer) -> None:
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.ReLU):
             network.set_submodule(name, nn.SiLU(inplace=True))
+
+
+def zero_residual_branches(trainer: Trainer) -> None:
+    """Each residual block starts as ReLU(x): the scale of its norm is 0 (Goyal et al., 2017)."""
+    for module in trainer.network.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.bn.weight)
+
+
+class ReLUBeforeSum(nn.Module):
+    """x + ReLU(...) in place of ReLU(x + ...), with the layers of a `ResidualBlock`."""
+
+    def __init__(self, block: ResidualBlock):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = self.block
+        return x + block.relu(block.bn(block.pw(block.dw(x))))
+
+
+def relu_before_the_sum(trainer: Trainer) -> None:
+    network = trainer.network
+    for name, module in list(network.named_modules()):
+        if isinstance(module, ResidualBlock):
+            network.set_submodule(name, ReLUBeforeSum(module))
+
+
+class MoreBlocksInC2(ResidualNet):
+    blocks = (6, 4, 2)
+
+
+class MoreBlocksNarrowerC3(ResidualNet):
+    channels = (32, 64, 96, 144)
+    blocks = (8, 5, 2)
+
+
+class WiderC2(ResidualNet):
+    channels = (32, 96, 112, 128)
+    blocks = (4, 4, 1)
+
+
+class WiderC1(ResidualNet):
+    channels = (48, 64, 112, 128)
+    blocks = (5, 5, 1)

@@ -158,6 +158,7 @@ class AblationRow(Strict):
     command: str
     commit: str = ""  # see `current_commit`; "" where it is unknown
     settings: str = ""  # see `shared_settings`
+    images_per_second: float = 0  # the median epoch's; 0 where it is unknown
 
     @property
     def run(self) -> tuple[str, int, int, str, str, str]:

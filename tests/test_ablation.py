@@ -6,9 +6,17 @@ import pytest
 import torch
 from runs import run_script, save_npz, train
 
-from experiments.ablation import CHANGES, CODE, SETTINGS, changed, has_effect
+from constraints.checks import check
+from experiments.ablation import (
+    CHANGES,
+    OF_RESIDUAL_NET,
+    SETTINGS,
+    changed,
+    has_effect,
+)
 from experiments.changes import measure
 from inputs.image_data import hold_out
+from model import ResidualNet
 from recipe import Network, Recipe
 from records import names
 from records.evidence import UNCHANGED, AblationRow
@@ -17,13 +25,19 @@ from records.trained_net import TrainedNet
 from training.distillation import fingerprint
 
 RECIPE = Recipe(epochs=2, batch_size=32, augment="device", network=Network(width=0.25))
+RESIDUAL = Recipe(
+    epochs=2, batch_size=32, augment="device", network=Network("ResidualNet", width=0.25)
+)
 
 
-def loss_with(change: str, data, teacher: TrainedNet | None = None) -> float:
-    recipe, device = changed(RECIPE, **SETTINGS.get(change, {})), torch.device("cpu")
-    row = measure(change, CODE.get(change), recipe, data, device, "a command", "", teacher=teacher)
-    assert 0 <= row.val_acc <= 100
-    return row.val_loss
+def loss_with(
+    change: str, data, teacher: TrainedNet | None = None, recipe: Recipe = RECIPE
+) -> float:
+    recipe, device = changed(recipe, **SETTINGS.get(change, {})), torch.device("cpu")
+    run = measure(recipe, data, device, CHANGES[change], teacher)
+    assert 0 <= run.val_acc <= 100
+    assert run.images_per_second > 0
+    return run.val_loss
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +51,11 @@ def unchanged(held_out):
 
 
 @pytest.fixture(scope="module")
+def unchanged_residual(held_out):
+    return loss_with(UNCHANGED, held_out, recipe=RESIDUAL)
+
+
+@pytest.fixture(scope="module")
 def teacher(finished_run):
     return TrainedNet(finished_run / names.BEST)
 
@@ -46,21 +65,40 @@ def taught(held_out, teacher):
     return loss_with(UNCHANGED, held_out, teacher)
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if has_effect(name, False)][1:])
+def changes_with_effect(model: str, with_teacher: bool) -> list[str]:
+    return [x for x in CHANGES if x != UNCHANGED and has_effect(x, model, with_teacher)]
+
+
+@pytest.mark.parametrize("change", changes_with_effect("Net", False))
 def test_a_change_trains_and_makes_a_difference(change, held_out, unchanged):
     loss = loss_with(change, held_out)
     assert math.isfinite(loss)
     assert loss != unchanged
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if has_effect(name, True)][1:])
+@pytest.mark.parametrize("change", OF_RESIDUAL_NET)
+def test_a_change_of_residual_blocks_makes_a_difference(change, held_out, unchanged_residual):
+    loss = loss_with(change, held_out, recipe=RESIDUAL)
+    assert math.isfinite(loss)
+    assert loss != unchanged_residual
+
+
+@pytest.mark.parametrize("network_class", ResidualNet.__subclasses__())
+def test_other_depths_and_widths_keep_the_constraints(network_class):
+    network = network_class()
+    assert [each.constraint for each in check(network) if not each.passed] == []
+
+
+@pytest.mark.parametrize("change", changes_with_effect("Net", True))
 def test_a_change_makes_a_difference_with_a_teacher(change, held_out, taught, teacher):
     loss = loss_with(change, held_out, teacher)
     assert math.isfinite(loss)
     assert loss != taught
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if not has_effect(name, True)])
+@pytest.mark.parametrize(
+    "change", sorted({*changes_with_effect("Net", False)} - {*changes_with_effect("Net", True)})
+)
 def test_changes_without_effect_are_refused_with_a_teacher(change, finished_run, tmp_path):
     flags = ("--only", change, "--out", tmp_path, "--teacher", finished_run / names.BEST)
     run_script("experiments.ablation", *flags).assert_refused(
@@ -68,10 +106,19 @@ def test_changes_without_effect_are_refused_with_a_teacher(change, finished_run,
     )
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if not has_effect(name, False)])
+@pytest.mark.parametrize(
+    "change", sorted({*changes_with_effect("Net", True)} - {*changes_with_effect("Net", False)})
+)
 def test_changes_of_the_teachers_part_need_one(change, tmp_path):
     outcome = run_script("experiments.ablation", "--only", change, "--out", tmp_path)
     outcome.assert_refused("needs --teacher FILE.pt", status=2)
+
+
+def test_changes_of_residual_blocks_need_some(tmp_path):
+    outcome = run_script(
+        "experiments.ablation", "--only", next(iter(OF_RESIDUAL_NET)), "--out", tmp_path
+    )
+    outcome.assert_refused("needs --model ResidualNet", status=2)
 
 
 def test_after_all_changes_the_recipe_is_as_before(held_out, unchanged):
