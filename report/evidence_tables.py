@@ -48,25 +48,29 @@ def ablation_table(results: Path) -> str | None:
         return None
     same_run = ["change", "epochs", "seed", "dataset", "device", "settings"]
     runs = as_table(rows).drop_duplicates(same_run)
-    unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:])[["val_acc", "val_loss"]]
+    compared = ["val_acc", "val_loss", "images_per_second"]
+    unchanged = runs[runs.change == UNCHANGED].set_index(same_run[1:])[compared]
     runs = runs.join(unchanged.add_prefix("unchanged_"), on=same_run[1:])
     runs = runs.sort_values(["settings", "epochs"], kind="stable")
     cells = []
     same_row = ["change", "epochs", "dataset", "settings"]
     for (change, epochs, dataset, settings), group in runs.groupby(same_row, sort=False):
         pairs = group[group.unchanged_val_acc.notna() & (group.change != UNCHANGED)]
+        timed = pairs[(pairs.images_per_second > 0) & (pairs.unchanged_images_per_second > 0)]
+        speeds = timed.images_per_second / timed.unchanged_images_per_second
         figures = (
             mean_and_spread(group.val_acc),
             mean_and_spread(pairs.val_acc - pairs.unchanged_val_acc, "+.2f"),
             f"{group.val_loss.mean():.4f}",
             mean_and_spread(pairs.val_loss - pairs.unchanged_val_loss, "+.4f"),
             f"{group.val_acc_flipped.mean():.2f}",
+            "" if speeds.empty else f"{speeds.median():.2f}",
         )
         remarks = ", ".join(filter(None, (settings, f"on {dataset}" * (dataset != "cifar10"))))
         title = f"{change} ({remarks})" if remarks else change
         cells.append((escaped(title), epochs, *figures, len(group)))
     titles = ("held-out accuracy (%):", "difference:", "held-out loss:", "difference:")
-    titles += ("accuracy with flips averaged (%):", "runs:")
+    titles += ("accuracy with flips averaged (%):", "x images/s:", "runs:")
     return table(("change", "epochs:", *titles), cells)
 
 
