@@ -89,6 +89,7 @@ OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
     "more blocks, narrower C3": {"network": "MoreBlocksNarrowerC3"},
     "wider C2, fewer blocks in C4": {"network": "WiderC2"},
     "wider C1, fewer blocks in C4": {"network": "WiderC1"},
+    "another convolution in C1, fewer blocks in C3": {"network": "LongerC1"},
     "residual branches start at zero": {"initialise": "zero_residual_branches"},
     "ReLU before the sum": {"initialise": "relu_before_the_sum"},
 }

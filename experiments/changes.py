@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from data import DeviceBatches, as_tensor
 from inputs import augment
 from inputs.image_data import ImageData
-from model import ResidualBlock, ResidualNet, build_network
+from model import ConvBlock, ResidualBlock, ResidualNet, build_network, scaled
 from recipe import Recipe
 from records.trained_net import TrainedNet
 from training.distillation import distillation
@@ -253,3 +253,12 @@ class WiderC2(ResidualNet):
 class WiderC1(ResidualNet):
     channels = (48, 64, 112, 128)
     blocks = (5, 5, 1)
+
+
+class LongerC1(ResidualNet):
+    blocks = (3, 4, 2)
+
+    def __init__(self, num_classes: int = 10, width: float = 1.0):
+        super().__init__(num_classes, width)
+        channels = scaled(self.channels[0], width)
+        self.c1.insert(1, ConvBlock(channels, channels))
