@@ -92,6 +92,7 @@ OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
     "another convolution in C1, fewer blocks in C3": {"network": "LongerC1"},
     "residual branches start at zero": {"initialise": "zero_residual_branches"},
     "ReLU before the sum": {"initialise": "relu_before_the_sum"},
+    "ReLU at the start of a block": {"initialise": "relu_at_the_start"},
 }
 CHANGES = {**{setting: {} for setting in SETTINGS}, **CODE, **OF_RESIDUAL_NET}
 

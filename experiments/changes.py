@@ -230,10 +230,29 @@ class ReLUBeforeSum(nn.Module):
 
 
 def relu_before_the_sum(trainer: Trainer) -> None:
-    network = trainer.network
+    replace_residual_blocks(trainer.network, ReLUBeforeSum)
+
+
+class ReLUAtStart(nn.Module):
+    """x + (...)(ReLU(x)) in place of ReLU(x + ...), with the layers of a `ResidualBlock`."""
+
+    def __init__(self, block: ResidualBlock):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = self.block
+        return x + block.bn(block.pw(block.dw(x.relu())))
+
+
+def relu_at_the_start(trainer: Trainer) -> None:
+    replace_residual_blocks(trainer.network, ReLUAtStart)
+
+
+def replace_residual_blocks(network: nn.Module, kind: type[nn.Module]) -> None:
     for name, module in list(network.named_modules()):
         if isinstance(module, ResidualBlock):
-            network.set_submodule(name, ReLUBeforeSum(module))
+            network.set_submodule(name, kind(module))
 
 
 class MoreBlocksInC2(ResidualNet):
