@@ -108,6 +108,7 @@ class ResidualNet(nn.Module):
 
     channels = (32, 64, 112, 144)  # of C1 to C4, before they are scaled by `width`
     blocks = (3, 5, 2)  # the numbers of residual blocks in C2, C3 and C4
+    block = ResidualBlock
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):
         super().__init__()
@@ -115,15 +116,15 @@ class ResidualNet(nn.Module):
         n2, n3, n4 = self.blocks
         self.c1 = nn.Sequential(ConvBlock(3, w1), ConvBlock(w1, w2, stride=2))  # 32 -> 16
         self.c2 = nn.Sequential(
-            *(ResidualBlock(w2) for _ in range(n2)),
+            *(self.block(w2) for _ in range(n2)),
             DWSeparable(w2, w3, stride=2),  # 16 -> 8
         )
         self.c3 = nn.Sequential(
-            *(ResidualBlock(w3) for _ in range(n3)),
+            *(self.block(w3) for _ in range(n3)),
             DWSeparable(w3, w4, stride=2),  # 8 -> 4
         )
         self.c4 = nn.Sequential(
-            *(ResidualBlock(w4, dilation=2) for _ in range(n4)), ConvBlock(w4, w4, kernel=1)
+            *(self.block(w4, dilation=2) for _ in range(n4)), ConvBlock(w4, w4, kernel=1)
         )
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(w4, num_classes)

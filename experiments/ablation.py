@@ -87,12 +87,14 @@ CODE: dict[str, dict[str, str]] = {
 OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
     "more blocks in C2": {"network": "MoreBlocksInC2"},
     "more blocks, narrower C3": {"network": "MoreBlocksNarrowerC3"},
-    "wider C2, fewer blocks in C4": {"network": "WiderC2"},
     "wider C1, fewer blocks in C4": {"network": "WiderC1"},
+    "wider C2, fewer blocks in C4": {"network": "WiderC2"},
     "another convolution in C1, fewer blocks in C3": {"network": "LongerC1"},
     "residual branches start at zero": {"initialise": "zero_residual_branches"},
-    "ReLU before the sum": {"initialise": "relu_before_the_sum"},
-    "ReLU at the start of a block": {"initialise": "relu_at_the_start"},
+    "ReLU before the sum": {"network": "ReLUBeforeSum"},
+    "ReLU before the sum, wider C2, fewer blocks in C4": {"network": "WiderC2ReLUBeforeSum"},
+    "ReLU at the start of a block": {"network": "ReLUAtStart"},
+    "ReLU before the sum, norm and ReLU between the convolutions": {"network": "TwoNorms"},
 }
 CHANGES = {**{setting: {} for setting in SETTINGS}, **CODE, **OF_RESIDUAL_NET}
 

@@ -217,42 +217,42 @@ def zero_residual_branches(trainer: Trainer) -> None:
             nn.init.zeros_(module.bn.weight)
 
 
-class ReLUBeforeSum(nn.Module):
-    """x + ReLU(...) in place of ReLU(x + ...), with the layers of a `ResidualBlock`."""
-
-    def __init__(self, block: ResidualBlock):
-        super().__init__()
-        self.block = block
+class BlockWithReLUBeforeSum(ResidualBlock):
+    """x + ReLU(...) in place of ReLU(x + ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        block = self.block
-        return x + block.relu(block.bn(block.pw(block.dw(x))))
+        return x + self.relu(self.bn(self.pw(self.dw(x))))
 
 
-def relu_before_the_sum(trainer: Trainer) -> None:
-    replace_residual_blocks(trainer.network, ReLUBeforeSum)
-
-
-class ReLUAtStart(nn.Module):
-    """x + (...)(ReLU(x)) in place of ReLU(x + ...), with the layers of a `ResidualBlock`."""
-
-    def __init__(self, block: ResidualBlock):
-        super().__init__()
-        self.block = block
+class BlockWithReLUAtStart(ResidualBlock):
+    """The convolutions see ReLU(x), and nothing follows the sum."""
 
     def forward(self, x: Tensor) -> Tensor:
-        block = self.block
-        return x + block.bn(block.pw(block.dw(x.relu())))
+        return x + self.bn(self.pw(self.dw(x.relu())))
 
 
-def relu_at_the_start(trainer: Trainer) -> None:
-    replace_residual_blocks(trainer.network, ReLUAtStart)
+class BlockWithTwoNorms(ResidualBlock):
+    """`BlockWithReLUBeforeSum` with a norm and a ReLU after the depthwise convolution, too."""
+
+    def __init__(self, channels: int, dilation: int = 1):
+        super().__init__(channels, dilation)
+        self.dw_bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        filtered = self.relu(self.dw_bn(self.dw(x)))
+        return x + self.relu(self.bn(self.pw(filtered)))
 
 
-def replace_residual_blocks(network: nn.Module, kind: type[nn.Module]) -> None:
-    for name, module in list(network.named_modules()):
-        if isinstance(module, ResidualBlock):
-            network.set_submodule(name, kind(module))
+class ReLUBeforeSum(ResidualNet):
+    block = BlockWithReLUBeforeSum
+
+
+class ReLUAtStart(ResidualNet):
+    block = BlockWithReLUAtStart
+
+
+class TwoNorms(ResidualNet):
+    block = BlockWithTwoNorms
 
 
 class MoreBlocksInC2(ResidualNet):
@@ -264,14 +264,18 @@ class MoreBlocksNarrowerC3(ResidualNet):
     blocks = (8, 5, 2)
 
 
+class WiderC1(ResidualNet):
+    channels = (48, 64, 112, 128)
+    blocks = (5, 5, 1)
+
+
 class WiderC2(ResidualNet):
     channels = (32, 96, 112, 128)
     blocks = (4, 4, 1)
 
 
-class WiderC1(ResidualNet):
-    channels = (48, 64, 112, 128)
-    blocks = (5, 5, 1)
+class WiderC2ReLUBeforeSum(WiderC2):
+    block = BlockWithReLUBeforeSum
 
 
 class LongerC1(ResidualNet):
