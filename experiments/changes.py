@@ -75,7 +75,7 @@ def measure(
         val_acc=float(f"{accuracy:.8g}"),
         val_acc_flipped=flipped,
         train_loss=log[-1].train_loss,
-        images_per_second=median(epoch.images_per_second for epoch in log),
+        images_per_second=round(median(epoch.images_per_second for epoch in log), 1),
     )
 
 
