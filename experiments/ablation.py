@@ -93,6 +93,9 @@ OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
     "residual branches start at zero": {"initialise": "zero_residual_branches"},
     "ReLU before the sum": {"network": "ReLUBeforeSum"},
     "ReLU before the sum, wider C2, fewer blocks in C4": {"network": "WiderC2ReLUBeforeSum"},
+    "ReLU before the sum, wider C2, fewer blocks in C4, another convolution in C1": {
+        "network": "LongerC1WiderC2ReLUBeforeSum"
+    },
     "ReLU at the start of a block": {"network": "ReLUAtStart"},
     "ReLU before the sum, norm and ReLU between the convolutions": {"network": "TwoNorms"},
 }

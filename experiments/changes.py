@@ -285,3 +285,9 @@ class LongerC1(ResidualNet):
         super().__init__(num_classes, width)
         channels = scaled(self.channels[0], width)
         self.c1.insert(1, ConvBlock(channels, channels))
+
+
+class LongerC1WiderC2ReLUBeforeSum(LongerC1):
+    channels = WiderC2.channels
+    blocks = WiderC2.blocks
+    block = BlockWithReLUBeforeSum
