@@ -107,7 +107,7 @@ class ResidualNet(nn.Module):
     """
 
     channels = (32, 64, 112, 144)  # of C1 to C4, before they are scaled by `width`
-    blocks = (3, 5, 2)  # the numbers of residual blocks in C2, C3 and C4
+    blocks = (3, 5, 2)  # numbers of residual blocks in C2, C3 and C4
     block = ResidualBlock
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):

@@ -2,14 +2,15 @@
 
     python -m experiments.ablation --dataset cifar10                 # all changes, three seeds
     python -m experiments.ablation --dataset cifar10 --only mixup    # one of them
-    python -m experiments.ablation --model ResidualNet --epochs 50   # of the second network
+    python -m experiments.ablation --model ResidualNet --epochs 50   # with the second network
     python -m experiments.ablation --teacher runs/teacher/best.pt    # with a teacher
 
 Each run trains the default recipe with one change (and --augment device, which is faster) on the
-training set without 5,000 images, and is evaluated on those; the test set is not used. A row is
-added to results/ablation.csv when its run is finished. A run that has a row is not repeated on the
-same device: move the file away when the recipe itself has changed. A teacher must have been trained
-with --holdout 5000.
+training set without 5,000 images, and is evaluated on those; the test set is not used. With
+--model ResidualNet, its blocks, depths and widths are changed as well. A row is added to
+results/ablation.csv when its run is finished. A run that has a row is not repeated on the same
+device: move the file away when the recipe or the network itself has changed. A teacher must have
+been trained with --holdout 5000.
 """
 
 import argparse
@@ -83,21 +84,17 @@ CODE: dict[str, dict[str, str]] = {
     "whitened first layer": {"initialise": "whitened_first_layer"},
     "SiLU in place of ReLU": {"initialise": "silu_in_place_of_relu"},
 }
-# changes of ResidualNet: a subclass in experiments/changes.py, or another replacement
+# other forms of ResidualNet: its subclass in experiments/changes.py
 OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
     "more blocks in C2": {"network": "MoreBlocksInC2"},
-    "more blocks, narrower C3": {"network": "MoreBlocksNarrowerC3"},
-    "wider C1, fewer blocks in C4": {"network": "WiderC1"},
-    "wider C2, fewer blocks in C4": {"network": "WiderC2"},
     "another convolution in C1, fewer blocks in C3": {"network": "LongerC1"},
-    "residual branches start at zero": {"initialise": "zero_residual_branches"},
+    "ReLU at the start of a block": {"network": "ReLUAtStart"},
     "ReLU before the sum": {"network": "ReLUBeforeSum"},
+    "ReLU before the sum, norm and ReLU between the convolutions": {"network": "TwoNorms"},
     "ReLU before the sum, wider C2, fewer blocks in C4": {"network": "WiderC2ReLUBeforeSum"},
     "ReLU before the sum, wider C2, fewer blocks in C4, another convolution in C1": {
         "network": "LongerC1WiderC2ReLUBeforeSum"
     },
-    "ReLU at the start of a block": {"network": "ReLUAtStart"},
-    "ReLU before the sum, norm and ReLU between the convolutions": {"network": "TwoNorms"},
 }
 CHANGES = {**{setting: {} for setting in SETTINGS}, **CODE, **OF_RESIDUAL_NET}
 

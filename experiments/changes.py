@@ -210,13 +210,6 @@ def silu_in_place_of_relu(trainer: Trainer) -> None:
             network.set_submodule(name, nn.SiLU(inplace=True))
 
 
-def zero_residual_branches(trainer: Trainer) -> None:
-    """Each residual block starts as ReLU(x): the scale of its norm is 0 (Goyal et al., 2017)."""
-    for module in trainer.network.modules():
-        if isinstance(module, ResidualBlock):
-            nn.init.zeros_(module.bn.weight)
-
-
 class BlockWithReLUBeforeSum(ResidualBlock):
     """x + ReLU(...) in place of ReLU(x + ...)."""
 
@@ -243,42 +236,13 @@ class BlockWithTwoNorms(ResidualBlock):
         return x + self.relu(self.bn(self.pw(filtered)))
 
 
-class ReLUBeforeSum(ResidualNet):
-    block = BlockWithReLUBeforeSum
-
-
-class ReLUAtStart(ResidualNet):
-    block = BlockWithReLUAtStart
-
-
-class TwoNorms(ResidualNet):
-    block = BlockWithTwoNorms
-
-
 class MoreBlocksInC2(ResidualNet):
     blocks = (6, 4, 2)
 
 
-class MoreBlocksNarrowerC3(ResidualNet):
-    channels = (32, 64, 96, 144)
-    blocks = (8, 5, 2)
-
-
-class WiderC1(ResidualNet):
-    channels = (48, 64, 112, 128)
-    blocks = (5, 5, 1)
-
-
-class WiderC2(ResidualNet):
-    channels = (32, 96, 112, 128)
-    blocks = (4, 4, 1)
-
-
-class WiderC2ReLUBeforeSum(WiderC2):
-    block = BlockWithReLUBeforeSum
-
-
 class LongerC1(ResidualNet):
+    """One more convolution at the resolution of the image, and one block less in C3."""
+
     blocks = (3, 4, 2)
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):
@@ -287,7 +251,24 @@ class LongerC1(ResidualNet):
         self.c1.insert(1, ConvBlock(channels, channels))
 
 
-class LongerC1WiderC2ReLUBeforeSum(LongerC1):
-    channels = WiderC2.channels
-    blocks = WiderC2.blocks
+class ReLUAtStart(ResidualNet):
+    block = BlockWithReLUAtStart
+
+
+class ReLUBeforeSum(ResidualNet):
     block = BlockWithReLUBeforeSum
+
+
+class TwoNorms(ResidualNet):
+    block = BlockWithTwoNorms
+
+
+class WiderC2ReLUBeforeSum(ReLUBeforeSum):
+    channels = (32, 96, 112, 128)
+    blocks = (4, 4, 1)
+
+
+class LongerC1WiderC2ReLUBeforeSum(LongerC1):
+    channels = WiderC2ReLUBeforeSum.channels
+    blocks = WiderC2ReLUBeforeSum.blocks
+    block = WiderC2ReLUBeforeSum.block

@@ -77,14 +77,14 @@ def test_a_change_trains_and_makes_a_difference(change, held_out, unchanged):
 
 
 @pytest.mark.parametrize("change", OF_RESIDUAL_NET)
-def test_a_change_of_residual_blocks_makes_a_difference(change, held_out, unchanged_residual):
+def test_a_change_of_the_second_network_makes_a_difference(change, held_out, unchanged_residual):
     loss = loss_with(change, held_out, recipe=RESIDUAL)
     assert math.isfinite(loss)
     assert loss != unchanged_residual
 
 
 @pytest.mark.parametrize(
-    "network_class", [x["network"] for x in OF_RESIDUAL_NET.values() if "network" in x]
+    "network_class", [change["network"] for change in OF_RESIDUAL_NET.values()]
 )
 def test_changes_of_the_network_keep_the_constraints(network_class):
     network = getattr(changes, network_class)()
@@ -116,7 +116,7 @@ def test_changes_of_the_teachers_part_need_one(change, tmp_path):
     outcome.assert_refused("needs --teacher FILE.pt", status=2)
 
 
-def test_changes_of_residual_blocks_need_some(tmp_path):
+def test_changes_of_the_second_network_need_it(tmp_path):
     outcome = run_script(
         "experiments.ablation", "--only", next(iter(OF_RESIDUAL_NET)), "--out", tmp_path
     )
