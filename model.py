@@ -107,13 +107,13 @@ class ResidualNet(nn.Module):
     """
 
     channels = (32, 64, 112, 144)  # of C1 to C4, before they are scaled by `width`
-    blocks = (3, 5, 2)  # numbers of residual blocks in C2, C3 and C4
+    depths = (3, 5, 2)  # numbers of residual blocks in C2, C3 and C4
     block = ResidualBlock
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):
         super().__init__()
         w1, w2, w3, w4 = (scaled(channels, width) for channels in self.channels)
-        n2, n3, n4 = self.blocks
+        n2, n3, n4 = self.depths
         self.c1 = nn.Sequential(ConvBlock(3, w1), ConvBlock(w1, w2, stride=2))  # 32 -> 16
         self.c2 = nn.Sequential(
             *(self.block(w2) for _ in range(n2)),

@@ -66,7 +66,7 @@ SETTINGS: dict[str, dict[str, float]] = {
     "teacher weight 0.5": {"teacher_weight": 0.5},
     "teacher weight 1": {"teacher_weight": 1.0},
 }
-# changes of code: the argument that is replaced, and the function of experiments/changes.py
+# changes of code: what is replaced, and the function or class of experiments/changes.py
 CODE: dict[str, dict[str, str]] = {
     "SGD alone": {"optimizers": "sgd_alone"},
     "AdamW alone": {"optimizers": "adamw_alone"},
@@ -83,9 +83,7 @@ CODE: dict[str, dict[str, str]] = {
     "Dirac initialisation": {"initialise": "dirac_initialisation"},
     "whitened first layer": {"initialise": "whitened_first_layer"},
     "SiLU in place of ReLU": {"initialise": "silu_in_place_of_relu"},
-}
-# other forms of ResidualNet: its subclass in experiments/changes.py
-OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
+    # other forms of ResidualNet
     "more blocks in C2": {"network": "MoreBlocksInC2"},
     "another convolution in C1, fewer blocks in C3": {"network": "LongerC1"},
     "ReLU at the start of a block": {"network": "ReLUAtStart"},
@@ -96,7 +94,7 @@ OF_RESIDUAL_NET: dict[str, dict[str, str]] = {
         "network": "LongerC1WiderC2ReLUBeforeSum"
     },
 }
-CHANGES = {**{setting: {} for setting in SETTINGS}, **CODE, **OF_RESIDUAL_NET}
+CHANGES = (*SETTINGS, *CODE)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -129,33 +127,29 @@ def changes_to_measure(args: argparse.Namespace) -> list[str]:
     """--only, or all changes that have an effect.
 
     Raises:
-        UserError: --only has no effect on this network, with the teacher, or without one.
+        UserError: --only has no effect.
     """
-    changes = [x for x in CHANGES if has_effect(x, args.model, bool(args.teacher))]
+    setup = args.model, bool(args.teacher)
     if not args.only:
-        return changes
-    if args.only not in changes:
-        if args.only in OF_RESIDUAL_NET and args.model != "ResidualNet":
-            problem = "needs --model ResidualNet"
-        elif args.teacher:
-            problem = "has no effect with --teacher; leave one of them out"
-        else:
-            problem = "needs --teacher FILE.pt"
-        raise UserError(f"--only '{args.only}' {problem}", status=2)
+        return [change for change in CHANGES if not without_effect(change, *setup)]
+    if reason := without_effect(args.only, *setup):
+        raise UserError(f"--only '{args.only}' {reason}", status=2)
     return [args.only]
 
 
-def has_effect(change: str, model: str, with_teacher: bool) -> bool:
-    """Whether `change` can change the result of a run.
+def without_effect(change: str, model: str, with_teacher: bool) -> str:
+    """Why `change` cannot change the result of a run; "" if it can.
 
     With a teacher, `distillation` is the loss: another loss or label smoothing is not used.
     """
-    settings, code = SETTINGS.get(change, {}), CHANGES[change]
-    if change in OF_RESIDUAL_NET and model != "ResidualNet":
-        return False
-    if with_teacher:
-        return "loss" not in code and "label_smoothing" not in settings
-    return not settings.keys() & {"temperature", "teacher_weight"}
+    settings, code = SETTINGS.get(change, {}), CODE.get(change, {})
+    if "network" in code and model != "ResidualNet":
+        return "needs --model ResidualNet"
+    if with_teacher and ("loss" in code or "label_smoothing" in settings):
+        return "has no effect with --teacher; leave one of them out"
+    if not with_teacher and settings.keys() & {"temperature", "teacher_weight"}:
+        return "needs --teacher FILE.pt"
+    return ""
 
 
 def main() -> None:
@@ -193,7 +187,7 @@ def main() -> None:
             print(f"{change}, seed {seed}: has a row in {table} already", flush=True)
             continue
         recipe = changed(unchanged, seed=seed, **SETTINGS.get(change, {}))
-        measured = measure(recipe, data, device, CHANGES[change], teacher)
+        measured = measure(recipe, data, device, CODE.get(change, {}), teacher)
         row = AblationRow(**key, **measured._asdict(), **origin)
         update_rows(table, AblationRow, lambda rows, row=row: [*rows, row])
         print(f"{change}, seed {seed}: {row.val_acc:.2f} %", flush=True)

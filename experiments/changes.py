@@ -1,6 +1,6 @@
 """Changes of the recipe that need code, and the training of one run of an ablation.
 
-`ablation.CHANGES` says what each function or class here replaces: the network, or an argument of
+`ablation.CODE` says what each function or class here replaces: the network, or an argument of
 `Trainer` or of `DeviceBatches`. Those under "initialise" are called with the trainer before its
 first step, and may return the network to evaluate.
 """
@@ -30,7 +30,7 @@ from training.trainer import Trainer
 
 
 class Measured(NamedTuple):
-    """The columns of `AblationRow` that a run decides."""
+    """The columns of `AblationRow` that are results of the run."""
 
     val_loss: float
     val_acc: float
@@ -49,7 +49,7 @@ def measure(
     """Trains `recipe` and evaluates it on `data.test_images`.
 
     Args:
-        change: a value of `ablation.CHANGES`: what each function or class of this file replaces.
+        change: a value of `ablation.CODE`, or {}.
         teacher: replaces the loss.
     """
     replaced = {part: globals()[name] for part, name in change.items()}
@@ -218,7 +218,7 @@ class BlockWithReLUBeforeSum(ResidualBlock):
 
 
 class BlockWithReLUAtStart(ResidualBlock):
-    """The convolutions see ReLU(x), and nothing follows the sum."""
+    """The convolutions read ReLU(x), and no ReLU follows the sum."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bn(self.pw(self.dw(x.relu())))
@@ -237,13 +237,13 @@ class BlockWithTwoNorms(ResidualBlock):
 
 
 class MoreBlocksInC2(ResidualNet):
-    blocks = (6, 4, 2)
+    depths = (6, 4, 2)
 
 
 class LongerC1(ResidualNet):
     """One more convolution at the resolution of the image, and one block less in C3."""
 
-    blocks = (3, 4, 2)
+    depths = (3, 4, 2)
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):
         super().__init__(num_classes, width)
@@ -265,10 +265,10 @@ class TwoNorms(ResidualNet):
 
 class WiderC2ReLUBeforeSum(ReLUBeforeSum):
     channels = (32, 96, 112, 128)
-    blocks = (4, 4, 1)
+    depths = (4, 4, 1)
 
 
 class LongerC1WiderC2ReLUBeforeSum(LongerC1):
     channels = WiderC2ReLUBeforeSum.channels
-    blocks = WiderC2ReLUBeforeSum.blocks
+    depths = WiderC2ReLUBeforeSum.depths
     block = WiderC2ReLUBeforeSum.block
