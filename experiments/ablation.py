@@ -84,15 +84,10 @@ CODE: dict[str, dict[str, str]] = {
     "whitened first layer": {"initialise": "whitened_first_layer"},
     "SiLU in place of ReLU": {"initialise": "silu_in_place_of_relu"},
     # other forms of ResidualNet
-    "more blocks in C2": {"network": "MoreBlocksInC2"},
-    "another convolution in C1, fewer blocks in C3": {"network": "LongerC1"},
-    "ReLU at the start of a block": {"network": "ReLUAtStart"},
-    "ReLU before the sum": {"network": "ReLUBeforeSum"},
-    "ReLU before the sum, norm and ReLU between the convolutions": {"network": "TwoNorms"},
-    "ReLU before the sum, wider C2, fewer blocks in C4": {"network": "WiderC2ReLUBeforeSum"},
-    "ReLU before the sum, wider C2, fewer blocks in C4, another convolution in C1": {
-        "network": "LongerC1WiderC2ReLUBeforeSum"
-    },
+    "ReLU after the sum": {"network": "ReLUAfterSum"},
+    "a convolution less in C1": {"network": "ShorterC1"},
+    "narrower C2, more blocks in C4": {"network": "NarrowerC2"},
+    "all three, a block more in C3": {"network": "EarlierResidualNet"},
 }
 CHANGES = (*SETTINGS, *CODE)
 

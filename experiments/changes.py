@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from data import DeviceBatches, as_tensor
 from inputs import augment
 from inputs.image_data import ImageData
-from model import ConvBlock, ResidualBlock, ResidualNet, build_network, scaled
+from model import ResidualBlock, ResidualNet, build_network
 from recipe import Recipe
 from records.trained_net import TrainedNet
 from training.distillation import distillation
@@ -210,65 +210,35 @@ def silu_in_place_of_relu(trainer: Trainer) -> None:
             network.set_submodule(name, nn.SiLU(inplace=True))
 
 
-class BlockWithReLUBeforeSum(ResidualBlock):
-    """x + ReLU(...) in place of ReLU(x + ...)."""
+class BlockWithReLUAfterSum(ResidualBlock):
+    """ReLU(x + ...) in place of x + ReLU(...)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.relu(self.bn(self.pw(self.dw(x))))
+        return self.relu(x + self.bn(self.pw(self.dw(x))))
 
 
-class BlockWithReLUAtStart(ResidualBlock):
-    """The convolutions read ReLU(x), and no ReLU follows the sum."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.bn(self.pw(self.dw(x.relu())))
+class ReLUAfterSum(ResidualNet):
+    block = BlockWithReLUAfterSum
 
 
-class BlockWithTwoNorms(ResidualBlock):
-    """`BlockWithReLUBeforeSum` with a norm and a ReLU after the depthwise convolution, too."""
-
-    def __init__(self, channels: int, dilation: int = 1):
-        super().__init__(channels, dilation)
-        self.dw_bn = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        filtered = self.relu(self.dw_bn(self.dw(x)))
-        return x + self.relu(self.bn(self.pw(filtered)))
-
-
-class MoreBlocksInC2(ResidualNet):
-    depths = (6, 4, 2)
-
-
-class LongerC1(ResidualNet):
-    """One more convolution at the resolution of the image, and one block less in C3."""
-
-    depths = (3, 4, 2)
+class ShorterC1(ResidualNet):
+    """One convolution less at the resolution of the image."""
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):
         super().__init__(num_classes, width)
-        channels = scaled(self.channels[0], width)
-        self.c1.insert(1, ConvBlock(channels, channels))
+        del self.c1[1]
 
 
-class ReLUAtStart(ResidualNet):
-    block = BlockWithReLUAtStart
+class NarrowerC2(ResidualNet):
+    """Parameters go from C2 to C3 and C4."""
+
+    channels = (32, 64, 112, 144)
+    depths = (3, 4, 2)
 
 
-class ReLUBeforeSum(ResidualNet):
-    block = BlockWithReLUBeforeSum
+class EarlierResidualNet(ShorterC1):
+    """`ResidualNet` as results/forms/README.md compares it with other forms."""
 
-
-class TwoNorms(ResidualNet):
-    block = BlockWithTwoNorms
-
-
-class WiderC2ReLUBeforeSum(ReLUBeforeSum):
-    channels = (32, 96, 112, 128)
-    depths = (4, 4, 1)
-
-
-class LongerC1WiderC2ReLUBeforeSum(LongerC1):
-    channels = WiderC2ReLUBeforeSum.channels
-    depths = WiderC2ReLUBeforeSum.depths
-    block = WiderC2ReLUBeforeSum.block
+    channels = NarrowerC2.channels
+    depths = (3, 5, 2)
+    block = BlockWithReLUAfterSum

@@ -29,7 +29,7 @@ def test_shortcuts_are_those_of_the_residual_blocks():
     network = ResidualNet(width=0.25)
     found = boxes(network, trace(network))
     shortcuts = [box.lines[0] for box in found if box.has_shortcut]
-    blocks = (("c2", 3), ("c3", 5), ("c4", 2))
+    blocks = (("c2", 4), ("c3", 4), ("c4", 1))
     assert shortcuts == [f"{block}.{i}" for block, count in blocks for i in range(count)]
 
 
@@ -122,7 +122,7 @@ def test_model_command_saves_pictures(model, tmp_path):
     folder = tmp_path / "new" / "folder"
     outcome = run_script("model", "--model", model, "--save", folder)
     assert (outcome.status, outcome.err) == (0, "")
-    heights = {"Net": 438, "ResidualNet": 753}
+    heights = {"Net": 438, "ResidualNet": 648}
     assert_drawn(folder / names.BLOCK_DIAGRAM.name, (1245, heights[model]))
     assert_drawn(folder / names.RECEPTIVE_FIELD.name, (780, 570))
 
