@@ -53,11 +53,12 @@ def draw_recipes(rows: Sequence[RecipeRow], path: Path) -> Figure:
 
 
 def _label(group: pd.DataFrame) -> str:
-    """The accuracy, the network, the epochs, the runs and their devices; below them the remarks."""
+    """The accuracy, the network, the epochs, the runs and their devices; then size and remarks."""
     row = group.iloc[0]
     devices = sorted({device.split(",")[0] for device in group.device})
     counts = counted(row.epochs, "epoch"), counted(len(group), "run")
     about = ", ".join([row.model, *counts, *devices])
-    remarks = textwrap.wrap(", ".join(row.remarks), LINE, max_lines=2, placeholder=" ...")
+    details = ", ".join([f"{row.params:,} parameters", *row.remarks])
     first = f"{group.test_acc.mean():.2f} %  {about}"
-    return "\n".join([pictures.shortened(first, LINE), *remarks])
+    below = textwrap.wrap(details, LINE, max_lines=2, placeholder=" ...")
+    return "\n".join([pictures.shortened(first, LINE), *below])

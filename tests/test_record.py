@@ -43,7 +43,8 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
     (label,) = figure.axes[0].texts
     assert label.get_text() == (
         f"{sum(row['test_acc'] for row in rows(results)) / 2:.2f} %  Net, width 0.5, 2 epochs, "
-        f"2 runs, CPU\non small ({config.fingerprint[:6]}), --batch-size 32"
+        f"2 runs, CPU\n{config.parameters:,} parameters, on small ({config.fingerprint[:6]}), "
+        "--batch-size 32"
     )
 
     before = rows(results)
