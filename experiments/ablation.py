@@ -87,7 +87,7 @@ CODE: dict[str, dict[str, str]] = {
     "ReLU after the sum": {"network": "ReLUAfterSum"},
     "a convolution less in C1": {"network": "ShorterC1"},
     "narrower C2, more blocks in C4": {"network": "NarrowerC2"},
-    "all three, a block more in C3": {"network": "EarlierResidualNet"},
+    "the earlier form": {"network": "EarlierResidualNet"},
 }
 CHANGES = (*SETTINGS, *CODE)
 

@@ -230,14 +230,14 @@ class ShorterC1(ResidualNet):
 
 
 class NarrowerC2(ResidualNet):
-    """Parameters go from C2 to C3 and C4."""
+    """Parameters go from C2 to C4."""
 
     channels = (32, 64, 112, 144)
     depths = (3, 4, 2)
 
 
 class EarlierResidualNet(ShorterC1):
-    """`ResidualNet` as results/forms/README.md compares it with other forms."""
+    """`ResidualNet` up to commit 0feec24; results/forms/README.md compares it with today's."""
 
     channels = NarrowerC2.channels
     depths = (3, 5, 2)

@@ -135,10 +135,7 @@ def _compare_probe(network: nn.Module, checkpoint: Checkpoint) -> None:
         raise ValueError("it returns no logits")
     difference = (saved - computed).abs().max().item()
     if not difference <= PROBE_TOLERANCE * saved.abs().max():  # true for NaN as well
-        raise ValueError(
-            f"its logits for the probe image differ by {difference:.2g}; undo the edit that "
-            "changed what the network computes, or train again"
-        )
+        raise ValueError(f"its logits for the probe image differ by {difference:.2g}")
 
 
 @contextmanager
@@ -147,5 +144,6 @@ def _other_network_refused(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # an edited network can raise anything
         raise UserError(
-            f"{path} has another network than model.py: {' '.join(str(error).split())[:200]}"
+            f"{path} has another network than model.py; use the model.py that it was trained with, "
+            f"or train again: {' '.join(str(error).split())[:200]}"
         ) from error

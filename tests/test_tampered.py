@@ -76,7 +76,7 @@ def test_tampered_weights_are_refused(name, value, finished_run, tmp_path):
     weights[name].view(-1)[0] = value
     out = tampered(finished_run, tmp_path / "out", "best.pt", weights=weights)
     outcome = run_script("predict", "--checkpoint", out / "best.pt", out / "plots/cm.png")
-    outcome.assert_refused("best.pt has another network", "probe image")
+    outcome.assert_refused("best.pt has another network", "train again", "probe image")
 
 
 @pytest.mark.parametrize("edit", [nn.LeakyReLU, nn.SiLU, nn.ReLU6])
