@@ -64,14 +64,17 @@ def ablation_table(results: Path) -> str | None:
             f"{group.val_loss.mean():.4f}",
             mean_and_spread(pairs.val_loss - pairs.unchanged_val_loss, "+.4f"),
             f"{group.val_acc_flipped.mean():.2f}",
+            len(group),
             "" if speeds.empty else f"{speeds.median():.2f}",
         )
         remarks = ", ".join(filter(None, (settings, f"on {dataset}" * (dataset != "cifar10"))))
         title = f"{change} ({remarks})" if remarks else change
-        cells.append((escaped(title), epochs, *figures, len(group)))
-    titles = ("held-out accuracy (%):", "difference:", "held-out loss:", "difference:")
-    titles += ("accuracy with flips averaged (%):", "x images/s:", "runs:")
-    return table(("change", "epochs:", *titles), cells)
+        cells.append((escaped(title), epochs, *figures))
+    titles = ("change", "epochs:", "held-out accuracy (%):", "difference:", "held-out loss:")
+    titles += ("difference:", "accuracy with flips averaged (%):", "runs:", "x images/s:")
+    if not any(speed for *_, speed in cells):
+        titles, cells = titles[:-1], [figures for *figures, _ in cells]
+    return table(titles, cells)
 
 
 def bench_table(results: Path) -> str | None:
