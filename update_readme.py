@@ -55,6 +55,8 @@ def main() -> None:
 
     from report.blocks import BLOCKS
 
+    if not args.results.is_dir():
+        raise UserError(f"--results {args.results} is not a folder; give the folder of a run")
     texts = {page: read_page(page) for page in args.readme}
     if names.README.resolve() in map(Path.resolve, args.readme):
         docs = {page: read_page(page) for page in (names.README.parent / "docs").glob("*.md")}

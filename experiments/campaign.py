@@ -5,15 +5,17 @@
     python -m experiments.campaign --out runs/device -- --augment device --compile
 
 A finished run is added to results/recipes.csv. A run that was stopped is resumed and a finished one
-is skipped, so the command can be repeated at any time. With other flags for train.py, give another
---out. Two copies that are started together train different runs: a run whose folder is in use is
-skipped, and so is one whose teacher is not finished.
+is skipped, so the command can be repeated at any time; it exits with 1 if it had to skip other runs.
+With other flags for train.py, give another --out. Two copies that are started together train
+different runs: a run whose folder is in use is skipped, and so is one whose teacher is not
+finished.
 """
 
 import argparse
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -60,28 +62,32 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of recipes.csv"
     )
-    add_flags_for_train_py(parser)
+    own = {word for runs in RUNS.values() for word in runs.flags.split() if word.startswith("--")}
+    add_flags_for_train_py(parser, own | {"--seed", "--teacher", "--out", "--resume"})
     return parser.parse_args()
 
 
-def add_flags_for_train_py(parser: Parser) -> None:
+def add_flags_for_train_py(parser: Parser, own: Collection[str]) -> None:
+    """Adds the flags for all runs of train.py. Those in `own`, which the command sets, are refused."""
+
+    def flag_for_train_py(text: str) -> str:
+        if (flag := text.partition("=")[0]) in ("--holdout", "--find-lr"):
+            raise argparse.ArgumentTypeError(f"{flag} leaves no run on the test set; leave it out")
+        if flag in own:
+            raise argparse.ArgumentTypeError(f"the command sets {flag} itself; leave it out")
+        return text
+
     parser.add_argument(
         "flags", metavar="FLAG", nargs="*", default=[], type=flag_for_train_py,
         help="after --: flags for every call of train.py (default: none)",
     )  # fmt: skip
 
 
-def flag_for_train_py(text: str) -> str:
-    """An argparse type: a flag with which train.py still leaves a run on the test set."""
-    if (flag := text.partition("=")[0]) in ("--holdout", "--find-lr"):
-        raise argparse.ArgumentTypeError(f"{flag} leaves no run on the test set; leave it out")
-    return text
-
-
 def main() -> None:
     args = parse_arguments()
     check_writable(args.out)
     check_writable(args.results, "--results")
+    skipped = []
     for name in args.only:
         runs, teacher = RUNS[name], args.out / RUNS[name].teacher
         own_flags = shlex.split(runs.flags)
@@ -95,13 +101,17 @@ def main() -> None:
                 print(f"{out}: is finished", flush=True)
             elif runs.teacher and not is_finished(teacher):
                 print(f"{out}: its teacher {teacher} is not finished, skipped", flush=True)
+                skipped.append(out.name)
                 continue
             elif status := train(*flags, *["--resume"] * (out / names.LAST).exists()):
                 if status == 2:  # a bad flag, which train.py has named
                     sys.exit(status)
                 print(f"{out}: failed with status {status}, skipped", flush=True)
+                skipped.append(out.name)
                 continue
             record([out], args.results)
+    if skipped:
+        raise UserError(f"skipped: {', '.join(skipped)}; repeat the command to train them")
 
 
 def is_finished(out: Path) -> bool:

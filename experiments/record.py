@@ -48,6 +48,7 @@ def record(runs: list[Path], results: Path) -> None:
 
     path = results / names.RECIPES
     new = {folder: row_of(folder) for folder in runs}
+    read_rows(path, RecipeRow)  # an unusable table is refused before a log is copied
     unused_logs = set()  # of replaced rows: older code named the log of the same run differently
 
     def replaced(rows: list[RecipeRow]) -> list[RecipeRow]:

@@ -59,7 +59,8 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of time_to_85.csv",
     )  # fmt: skip
     add_device_flag(parser)
-    add_flags_for_train_py(parser)
+    own = ("--dataset", "--data-dir", "--device", "--epochs", "--seed", "--out", "--resume")
+    add_flags_for_train_py(parser, own)
     return parser.parse_args()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 import torch
@@ -145,5 +146,5 @@ def _other_network_refused(path: Path) -> Iterator[None]:
     except Exception as error:  # an edited network can raise anything
         raise UserError(
             f"{path} has another network than model.py; use the model.py that it was trained with, "
-            f"or train again: {' '.join(str(error).split())[:200]}"
+            f"or train again: {shorten(str(error), 200, placeholder=' ...')}"
         ) from error

@@ -20,7 +20,7 @@ def test_runs_are_trained_and_recorded_once(small_npz, tmp_path, monkeypatch, ca
     flags = ("--out", tmp_path, "--results", tmp_path, "--only", "small", "--")
     run = ("experiments.campaign", *flags, "--dataset", small_npz)
     outcome = run_script(*run)
-    assert (outcome.status, outcome.err) == (0, "")
+    outcome.assert_refused("small-seed0", "repeat the command")
     assert "small-seed0: failed with status 1, skipped" in outcome.out
     (row,) = read_rows(tmp_path / names.RECIPES, RecipeRow)
     assert row.seed == 1
@@ -50,6 +50,7 @@ def test_a_teacher_is_trained_before_the_runs_that_use_it(small_npz, tmp_path, m
     flags = ("--out", tmp_path / "a folder", "--results", tmp_path, "--only")
     for_train_py = ("--", "--dataset", small_npz)
     early = run_script("experiments.campaign", *flags, "taught-25", *for_train_py)
+    early.assert_refused("taught-25-seed0", "repeat the command")
     assert "residual-25-seed0 is not finished, skipped" in early.out
     outcome = run_script("experiments.campaign", *flags, "residual-25", "taught-25", *for_train_py)
     assert (outcome.status, outcome.err) == (0, "")
@@ -73,6 +74,13 @@ def test_flags_without_a_test_accuracy_are_refused_before_a_run(script, flag, sm
     after = dataset if script == "campaign" else ()
     outcome = run_script(f"experiments.{script}", *out, *before, "--", *after, flag)
     outcome.assert_refused(flag.partition("=")[0], "test set", status=2)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("flag", ["--seed=1", "--width", "--epochs=2", "--out", "--teacher"])
+def test_flags_that_the_command_sets_are_refused_before_a_run(flag, tmp_path):
+    outcome = run_script("experiments.campaign", "--out", tmp_path / "runs", "--", flag)
+    outcome.assert_refused(flag.partition("=")[0], "sets", status=2)
     assert not (tmp_path / "runs").exists()
 
 

@@ -143,6 +143,13 @@ def test_a_run_on_held_out_images_is_no_evidence(small_npz, tmp_path):
     assert not (tmp_path / names.RECIPES).exists()
 
 
+def test_an_unusable_table_is_refused_before_anything_is_written(finished_run, tmp_path):
+    (tmp_path / names.RECIPES).write_text("not,the,columns\n1,2,3\n")
+    outcome = run_script("experiments.record", finished_run, "--results", tmp_path)
+    outcome.assert_refused(str(names.RECIPES))
+    assert [path.name for path in tmp_path.iterdir()] == [str(names.RECIPES)]
+
+
 def test_an_unfinished_run_is_no_evidence(finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     log = (folder / "train_log.csv").read_text().splitlines(keepends=True)

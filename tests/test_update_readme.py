@@ -301,6 +301,12 @@ def test_a_config_with_wrong_values_is_named(before, after, repo):
     assert (repo / "docs" / "README.md").read_bytes() == README
 
 
+def test_a_mistyped_results_folder_is_named_even_if_no_block_needs_a_run(tmp_path):
+    (page := tmp_path / "page.md").write_text("<!-- ABLATION -->\n<!-- /ABLATION -->\n")
+    flags = ("--check", "--results", tmp_path / "typo", "--readme", page)
+    run_script("update_readme", *flags).assert_refused("typo is not a folder")
+
+
 def test_a_missing_readme_is_named(repo):
     (repo / "docs" / "README.md").unlink()
     update(repo).assert_refused("README.md", "No such file")
