@@ -5,10 +5,9 @@
     python -m experiments.campaign --out runs/device -- --augment device --compile
 
 A finished run is added to results/recipes.csv. A run that was stopped is resumed and a finished one
-is skipped, so the command can be repeated at any time; it exits with 1 if it had to skip other runs.
-With other flags for train.py, give another --out. Two copies that are started together train
-different runs: a run whose folder is in use is skipped, and so is one whose teacher is not
-finished.
+is skipped, so the command can be repeated at any time. With other flags for train.py, give another
+--out. Two copies that are started together train different runs: a run whose folder is in use is
+skipped, and so is one whose teacher is not finished. After such skips, the exit status is 1.
 """
 
 import argparse
@@ -68,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def add_flags_for_train_py(parser: Parser, own: Collection[str]) -> None:
-    """Adds the flags for all runs of train.py. Those in `own`, which the command sets, are refused."""
+    """Adds flags for all runs of train.py. Those in `own` are set by the command, and refused."""
 
     def flag_for_train_py(text: str) -> str:
         if (flag := text.partition("=")[0]) in ("--holdout", "--find-lr"):
