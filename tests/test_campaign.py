@@ -77,9 +77,18 @@ def test_flags_without_a_test_accuracy_are_refused_before_a_run(script, flag, sm
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("flag", ["--seed=1", "--width", "--epochs=2", "--out", "--teacher"])
-def test_flags_that_the_command_sets_are_refused_before_a_run(flag, tmp_path):
-    outcome = run_script("experiments.campaign", "--out", tmp_path / "runs", "--", flag)
+@pytest.mark.parametrize(
+    ("script", "flag"),
+    [
+        *(
+            ("campaign", flag)
+            for flag in ("--seed=1", "--width", "--epochs=2", "--out", "--teacher")
+        ),
+        *(("time_to_85", flag) for flag in ("--seed=1", "--dataset", "--epochs=2", "--out")),
+    ],
+)
+def test_flags_that_the_command_sets_are_refused_before_a_run(script, flag, tmp_path):
+    outcome = run_script(f"experiments.{script}", "--out", tmp_path / "runs", "--", flag)
     outcome.assert_refused(flag.partition("=")[0], "sets", status=2)
     assert not (tmp_path / "runs").exists()
 
