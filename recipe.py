@@ -96,8 +96,8 @@ class Recipe:
     precision: str = setting(
         "auto",
         "number format of the training steps; auto is bfloat16 on CUDA (float16 before Ampere) and "
-        "float32 elsewhere. bfloat16 is faster on CPUs with AVX512_BF16, and slower on CPUs "
-        "without instructions for it",
+        "float32 elsewhere. On CPUs, bfloat16 is faster on some with instructions for it, and "
+        "slower on others (experiments.bench measures both)",
         choices=PRECISIONS,
     )
     seed: int = setting(
