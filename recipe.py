@@ -96,8 +96,8 @@ class Recipe:
     precision: str = setting(
         "auto",
         "number format of the training steps; auto is bfloat16 on CUDA (float16 before Ampere) and "
-        "float32 elsewhere. On CPUs, bfloat16 is faster on some with instructions for it, and "
-        "slower on others (experiments.bench measures both)",
+        "float32 elsewhere. Some CPUs train faster in bfloat16, others slower; "
+        "python -m experiments.bench measures it",
         choices=PRECISIONS,
     )
     seed: int = setting(
