@@ -11,20 +11,12 @@ broken.
 """
 
 import inspect
-import sys
 from typing import Any
-
-if __name__ == "__main__":  # here, so that flags are checked before torch is imported
-    from console.errors import run
-    from report.model_command import main
-
-    sys.exit(run(main))
 
 import torch
 from torch import Tensor, nn
 
-from console.errors import UserError, described, is_out_of_memory
-from recipe import NETWORKS
+from console.errors import UserError
 
 
 class ConvBlock(nn.Sequential):
@@ -138,30 +130,23 @@ class ResidualNet(nn.Module):
         return self.fc(self.gap(x).flatten(1))
 
 
+NETWORKS = {"Net": Net, "ResidualNet": ResidualNet}
+
+
 def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
-    """Builds the network class `model`, one of `recipe.NETWORKS`, from its constructor's arguments.
+    """Builds the network class `model`, one of NETWORKS, from its constructor's arguments.
 
     Sets two attributes of the network, `name` and `arguments` (complete with defaults). A
     checkpoint stores them, so that `build_network(name, **arguments)` builds it again.
 
     Raises:
-        UserError: there is no such network, or its constructor has other arguments.
+        UserError: there is no such network.
     """
-    present = [name for name in NETWORKS if name in globals()]
-    if model not in present:
-        raise UserError(f"model.py has no network {model}; it has {', '.join(present) or 'none'}")
-    network_class = globals()[model]
-    try:
-        call = inspect.signature(network_class).bind(**arguments)
-    except TypeError as error:
-        raise UserError(f"{model} in model.py: {error}") from error
+    if model not in NETWORKS:
+        raise UserError(f"model.py has no network {model}; it has {', '.join(NETWORKS)}")
+    call = inspect.signature(NETWORKS[model]).bind(**arguments)
     call.apply_defaults()
-    try:
-        network = network_class(**call.arguments)
-    except Exception as error:  # whatever an edit raises
-        if is_out_of_memory(error):
-            raise
-        raise UserError(f"{model} cannot be built: {described(error)}") from error
+    network = NETWORKS[model](**call.arguments)
     network.name, network.arguments = model, call.arguments
     return network
 
@@ -182,6 +167,8 @@ class Normalise(nn.Module):
         return torch.addcmul(self.shift, images, self.scale)  # one pass over the batch
 
 
-def count_parameters(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+if __name__ == "__main__":
+    from console.errors import run
+    from constraints.command import main
+
+    run(lambda: main(build_network))

@@ -134,7 +134,7 @@ def main() -> None:
     if args.tensorboard:
         import tensorboard  # noqa: F401, without it the run is refused here
 
-    from constraints.checks import check_output
+    from constraints.trace import trace
     from data import check_batch_size, load, training_batches
     from model import build_network
     from training.devices import keep_freed_memory, pick_device
@@ -147,7 +147,7 @@ def main() -> None:
     quiet = nullcontext() if world.is_first else redirect_stdout(None)
     with explained_failures(lambda: how_to_resume(args, world, log), world), quiet:
         # tells what an edit broke before data is downloaded
-        check_output(build_network(num_classes=10, **asdict(recipe.network)))
+        trace(build_network(num_classes=10, **asdict(recipe.network)))
         data = load(args.dataset, args.data_dir, args.limit_train, args.holdout)
         keep_freed_memory()
         print_data(data)
@@ -169,8 +169,9 @@ def make_trainer(
     """Builds the network and its trainer."""
     import torch
 
-    from constraints.checks import check_output
-    from model import build_network, count_parameters
+    from constraints.tables import count_parameters
+    from constraints.trace import trace
+    from model import build_network
     from training.devices import device_description
     from training.distillation import distillation, fingerprint, load_teacher
     from training.find_lr import rising_schedule
@@ -178,7 +179,7 @@ def make_trainer(
 
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-    check_output(network, len(data.classes))
+    trace(network, len(data.classes))
     options, teacher = {}, None  # those of Trainer that differ from their defaults
     if args.find_lr:
         options["schedule"] = rising_schedule
@@ -243,6 +244,7 @@ def start_or_resume(
         In the process that writes, the run's config and its best checkpoint so far.
     """
     from constraints.checks import check
+    from constraints.trace import trace
     from records.checkpoints import load_checkpoint
     from records.run import best_checkpoint, continue_run
 
@@ -253,7 +255,7 @@ def start_or_resume(
         print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
     if not world.is_first:
         return None, None
-    checks = check(trainer.network)
+    checks = check(trace(trainer.network))
     if broken := ", ".join(each.constraint for each in checks if not each.passed):
         flags = as_typed(as_flags(trainer.recipe.network))
         print_error(

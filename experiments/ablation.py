@@ -154,7 +154,7 @@ def main() -> None:
     if args.teacher:
         existing(args.teacher)  # before data is downloaded
 
-    from constraints.checks import check_output
+    from constraints.trace import trace
     from data import load
     from experiments.changes import measure
     from model import build_network
@@ -167,7 +167,7 @@ def main() -> None:
         epochs=args.epochs, augment="device", precision=args.precision, network=network
     )
     device = pick_device(args.device)
-    check_output(build_network(num_classes=10, **asdict(network)))
+    trace(build_network(num_classes=10, **asdict(network)))
     data = load(args.dataset, args.data_dir, holdout=HOLDOUT)
     teacher = load_teacher(args.teacher, data, device) if args.teacher else None
     name = unambiguous_name(data.name, data.fingerprint)

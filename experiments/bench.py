@@ -42,7 +42,7 @@ def main() -> None:
 
     import torch
 
-    from constraints.checks import check_output
+    from constraints.trace import trace
     from data import check_batch_size, load, worker_count
     from experiments.modes import Setup, measure, profile
     from model import build_network
@@ -51,7 +51,7 @@ def main() -> None:
     from training.devices import device_description, pick_device
 
     device = pick_device(args.device)
-    check_output(build_network(num_classes=10))
+    trace(build_network(num_classes=10))
     data = load(args.dataset, args.data_dir)
     check_batch_size(args.batch_size, len(data.train_labels))
     setup = Setup(

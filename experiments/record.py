@@ -70,9 +70,9 @@ def record(runs: list[Path], results: Path) -> None:
 
 def row_of(folder: Path) -> RecipeRow:
     """The run in `folder`; UserError unless it is finished and was evaluated on a test set."""
+    from constraints.tables import count_mult_adds
     from records.checkpoints import network_of
     from records.run import evaluated_on, load_best, read_config, read_log
-    from report.layer_table import count_mult_adds
 
     config, log = read_config(folder), read_log(folder)
     if evaluated_on(log) != "test":

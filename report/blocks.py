@@ -9,8 +9,10 @@ import pandas as pd
 from torch import nn
 
 from console.errors import UserError
+from console.markdown import escaped, row, table
 from constraints.checks import check
-from model import count_parameters
+from constraints.tables import count_parameters, layer_table, tally_table
+from constraints.trace import trace
 from records import names
 from records.checkpoints import network_of
 from records.evidence import RecipeRow
@@ -32,8 +34,7 @@ from report.evidence_tables import (
     recipes_table,
     time_table,
 )
-from report.layer_table import layer_table, tally_table
-from report.markdown import counted, escaped, image, row, table
+from report.markdown import counted, image
 from report.pictures import tile_caption
 
 
@@ -186,7 +187,7 @@ def visualization(run: FinishedRun) -> str:
 def constraints(run: FinishedRun) -> str:
     rows = (
         (each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
-        for each in check(run.network)
+        for each in check(trace(run.network))
     )
     return table(("constraint", "kept", "found in the network"), rows)
 
@@ -223,7 +224,7 @@ BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "VISUALIZATION": visualization,
     "NETWORK": network_pictures,
     "CONSTRAINTS": constraints,
-    "RF": lambda run: tally_table(run.network),
+    "RF": lambda run: tally_table(trace(run.network)),
     "MODEL_SUMMARY": model_summary,
     "BENCH": lambda run: bench_table(run.results),
     "TIME_TO_85": lambda run: time_table(run.results),

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from console.markdown import escaped, table
 from records import names
 from records.run import evaluated_on, read_config, read_log
-from report.markdown import escaped, table
 from report.pictures import draw_comparison
 
 

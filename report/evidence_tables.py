@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from console.markdown import escaped, table
 from records import names
 from records.evidence import TARGET, UNCHANGED, AblationRow, BenchRow, Mark, RecipeRow, TimeRow
 from records.tables import as_table, read_rows
-from report.markdown import escaped, table
 
 
 def by_recipe(rows: Sequence[RecipeRow]) -> list[pd.DataFrame]:

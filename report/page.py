@@ -10,7 +10,7 @@ from PIL import Image
 
 from console.errors import UserError
 from console.flags import REPOSITORY
-from model import count_parameters
+from constraints.tables import count_parameters
 from recipe import IMAGE_SIZE
 from records import names
 from records.files import copy_file, replacing

@@ -10,13 +10,14 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 from console.errors import UserError, print_error
+from constraints.pictures import draw_network
+from constraints.trace import trace
 from records import names
 from records.checkpoints import Checkpoint, load_weights
 from records.run import ClassRow, LogRow, write_confusion
 from records.tables import as_table, write_table
 from report import pictures
 from report.activation_map import class_maps, draw_maps, effective_receptive_field
-from report.network_pictures import draw_network
 from training.trainer import Trainer
 
 MISTAKES = 12  # in the grid, each with two maps
@@ -65,7 +66,9 @@ def _draw_network(out: Path, trainer: Trainer, image: np.ndarray) -> bool:
         effective = effective_receptive_field(network, _normalised(trainer, images[:256]))
     except UserError as error:
         print_error(f"{error}; the pictures do without such maps")
-    draw_network(network, image, out / names.PLOTS, effective)
+    blocks, receptive_field = draw_network(trace(network), image, effective)
+    pictures.save(blocks, out / names.BLOCK_DIAGRAM)
+    pictures.save(receptive_field, out / names.RECEPTIVE_FIELD)
     return effective is not None
 
 

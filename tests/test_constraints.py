@@ -14,7 +14,6 @@ from torch import nn
 from console.errors import UserError
 from constraints import checks, trace
 from model import ConvBlock, DWSeparable, Net
-from report.layer_table import tally_table
 
 TALLY = {  # receptive field and jump after each layer
     "c1a.conv": (3, 1),

@@ -7,11 +7,11 @@ from dataclasses import make_dataclass
 
 import pytest
 import torch
+from report.layer_table import layer_table
 from runs import REPO, Outcome, run_script
 
 from model import DWSeparable, Net, count_parameters
 from recipe import Network, setting
-from report.layer_table import layer_table
 
 # module, output channels, output size, parameters (convolutions and batch norm)
 TABLE = [

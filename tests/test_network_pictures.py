@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from report.network_pictures import boxes, draw_network
 from runs import run_script
 from test_pictures import assert_drawn
 from torch import nn
@@ -11,7 +12,6 @@ from constraints.trace import trace
 from model import ConvBlock, Net, ResidualNet, count_parameters
 from records import names
 from report.activation_map import effective_receptive_field
-from report.network_pictures import boxes, draw_network
 
 
 def test_boxes_of_the_published_network():

@@ -22,10 +22,11 @@ from tqdm import tqdm
 from console.errors import UserError
 from console.flags import as_flags
 from constraints.checks import Check
+from constraints.tables import count_parameters
 from data import DeviceBatches, HostBatches, as_tensor
 from inputs.augment import batch_seed
 from inputs.image_data import ImageData
-from model import Normalise, count_parameters
+from model import Normalise
 from recipe import Recipe
 from records.checkpoints import Checkpoint, TrainingState, load_weights, probe_logits
 from records.evidence import current_commit

@@ -1,11 +1,14 @@
-"""A network layer by layer: torchinfo's table and the receptive-field tally."""
+"""A network layer by layer: torchinfo's table and the receptive-field tally; its size."""
+
+import io
+from contextlib import redirect_stdout
 
 import torchinfo
 from torch import nn
 
-from constraints.trace import trace
+from console.markdown import table
+from constraints.trace import Trace
 from recipe import IMAGE_SIZE
-from report.markdown import table
 
 
 def layer_table(network: nn.Module) -> str:
@@ -14,13 +17,13 @@ def layer_table(network: nn.Module) -> str:
     return str(_summary(network)).replace("Units.MEGABYTES", "M")
 
 
-def tally_table(network: nn.Module) -> str:
+def tally_table(traced: Trace) -> str:
     """The receptive-field tally as a Markdown table, one row per layer."""
     rows = []
-    for layer in trace(network).tally:
-        motion, before, after = layer.motion, layer.before, layer.after
+    for layer in traced.tally:
+        before, after = layer.before, layer.after
         pairs = (
-            *(motion.kernel, motion.stride, motion.dilation),
+            *(layer.kernel, layer.stride, layer.dilation),
             *(before.rf, after.rf, before.jump, after.jump),
         )
         rows.append((layer, *(f"{h}" if h == w else f"{h}x{w}" for h, w in pairs)))
@@ -33,11 +36,17 @@ def count_mult_adds(network: nn.Module) -> int:
     return _summary(network).total_mult_adds
 
 
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
 def _summary(network: nn.Module) -> torchinfo.ModelStatistics:
-    return torchinfo.summary(
-        network,
-        input_size=(1, 3, IMAGE_SIZE, IMAGE_SIZE),
-        row_settings=("depth", "var_names"),
-        verbose=0,
-        device=next(network.parameters()).device,
-    )
+    with redirect_stdout(io.StringIO()):  # of a network that prints
+        return torchinfo.summary(
+            network,
+            input_size=(1, 3, IMAGE_SIZE, IMAGE_SIZE),
+            row_settings=("depth", "var_names"),
+            verbose=0,
+            device=next(network.parameters()).device,
+        )

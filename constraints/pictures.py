@@ -1,0 +1,248 @@
+"""Pictures of a network's blocks and of its receptive field, computed from its trace."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+from textwrap import wrap
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patheffects import withStroke
+from torch import nn
+
+from constraints.flow import Layer
+from constraints.tables import count_parameters
+from constraints.trace import Trace
+from recipe import IMAGE_SIZE
+
+DPI = 150
+WIDTH = 8.3  # inches; the README shows it at 830 pixels
+STRIDE_COLOR, DILATION_COLOR, PLAIN_COLOR = "#9ecae1", "#fdae6b", "#f0f0f0"
+COLUMN, BOX, TOP, LINE, GAP = 166, 132, 58, 16, 16  # hundredths of an inch
+LINE_LENGTH = 22  # characters
+
+
+@dataclass(frozen=True)
+class Box:
+    """A module with one or more layers, in the diagram of a network."""
+
+    block: str
+    name: str
+    lines: tuple[str, str]  # kernels and shape
+    color: str
+    has_shortcut: bool
+    parameters: int
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Its text and the weight of its font, row by row, no longer than the box is wide."""
+        texts = ((self.name, "bold"), *((line, "normal") for line in self.lines))
+        return [(row, weight) for text, weight in texts for row in wrap(text, LINE_LENGTH)]
+
+    @property
+    def height(self) -> int:
+        return LINE * len(self.rows) + 6
+
+
+def draw_network(
+    traced: Trace, image: np.ndarray | None = None, effective: np.ndarray | None = None
+) -> tuple[Figure, Figure]:
+    """Draws the blocks and the receptive field of a network.
+
+    Args:
+        image: uint8 (H, W, 3), enlarged or not, behind the receptive field.
+        effective: of `activation_map.effective_receptive_field`, for a second panel.
+    """
+    return _draw_blocks(make_boxes(traced)), _draw_receptive_field(traced.layers, image, effective)
+
+
+def make_boxes(traced: Trace) -> list[Box]:
+    """What the diagram shows of a network, in the order in which it runs; the output is last."""
+    maps = [layer for layer in traced.layers if _has_map(layer)]
+    groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
+    steps, dims = traced.flow.recording.steps, traced.flow.dims
+    adds = [step for step in steps if step.op in ("add", "add_") and len(step.inputs) > 1]
+    shortcuts = {step.module for step in adds if all(any(dims(x)) for x in step.inputs)}
+    parameters = _count_by_module(traced, {name for name, _ in groups})
+    boxes = []
+    for name, group in groups:
+        lines = ", ".join(map(_kernel, group)), _shape(group[-1])
+        # a module may have two boxes, with another one between them
+        count = parameters.pop(name, 0)
+        block = f"C{group[0].block}"
+        boxes.append(Box(block, name, lines, _color(group), name in shortcuts, count))
+    known = dict(traced.network.named_modules())
+    pooled = [x.name for x in traced.layers if not _has_map(x) and x.name in known]
+    drawn = {name for name, _ in groups}
+    heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in drawn}
+    sizes = ", ".join(f"{head.in_features} to {head.out_features}" for head in heads.values())
+    rest = count_parameters(traced.network) - sum(box.parameters for box in boxes)
+    name = ", ".join([*pooled, *heads])
+    return [*boxes, Box("O", name, ("pooling, linear", sizes), PLAIN_COLOR, False, rest)]
+
+
+def _count_by_module(traced: Trace, modules: set[str]) -> Counter[str]:
+    """The trainable parameters of each of `modules`. A parameter counts in the innermost one.
+
+    A parameter outside of all of them, of a norm beside its convolution for example, counts in the
+    module that ran before it.
+    """
+    box_of = {id(x.step): _module_name(x) if _has_map(x) else None for x in traced.layers}
+    ran_before, last = {}, None
+    for step in traced.flow.recording.steps:
+        last = box_of.get(id(step), last)
+        ran_before.setdefault(step.module, last)
+    counts = Counter()
+    for name, parameter in traced.network.named_parameters():
+        if parameter.requires_grad:
+            around = [module for module in modules if name.startswith(f"{module}.")]
+            before = ran_before.get(name.rpartition(".")[0])
+            counts[max(around, key=len, default=before)] += parameter.numel()
+    return counts
+
+
+def _has_map(layer: Layer) -> bool:
+    """Whether its output is a map; if not, it pools."""
+    return 1 not in layer.after.size
+
+
+def _module_name(layer: Layer) -> str:
+    """The module whose layers share a box: "c2a" of "c2a.dw"."""
+    return layer.name.rpartition(".")[0] or layer.name
+
+
+def _kernel(layer: Layer) -> str:
+    """ "dw 3x3 s2", for example."""
+    (height, width), stride, dilation = layer.kernel, layer.stride[0], layer.dilation[0]
+    words = [f"{height}x{width}"]
+    if layer.is_depthwise:
+        words.insert(0, "dw")
+    if layer.is_maximum:
+        words.insert(0, "max")
+    if stride > 1:
+        words.append(f"s{stride}")
+    if layer.is_dilated:
+        words.append(f"d{dilation}")
+    return " ".join(words)
+
+
+def _shape(layer: Layer) -> str:
+    """ "64x16x16" of the map that `layer` makes; without channels if it is no convolution."""
+    sides = (layer.out_channels, *layer.after.size)
+    return "x".join(str(side) for side in sides if side)
+
+
+def _color(group: list[Layer]) -> str:
+    if any(layer.is_dilated for layer in group):
+        return DILATION_COLOR
+    return STRIDE_COLOR if any(layer.downsamples for layer in group) else PLAIN_COLOR
+
+
+def _draw_blocks(boxes: list[Box]) -> Figure:
+    """The modules of each block from top to bottom: kernels, shapes, strides, dilation, shortcuts.
+
+    A shortcut is found where a module adds maps in its own forward.
+    """
+    columns = [list(group) for _, group in groupby(boxes, key=lambda box: box.block)]
+    height = TOP + max(sum(box.height + GAP for box in column) for column in columns) + 24
+    figure = Figure(figsize=(max(WIDTH, len(columns) * COLUMN / 100), height / 100), dpi=DPI)
+    axes = figure.add_axes([0, 0, 1, 1], xlim=(0, figure.get_figwidth() * 100), ylim=(height, 0))
+    axes.set_axis_off()
+    for index, column in enumerate(columns):
+        left = index * COLUMN + 17
+        bottom = _draw_column(axes, left, column) - column[-1].height / 2
+        if index + 1 < len(columns):
+            start, end = left + BOX, left + COLUMN
+            top, middle = TOP + columns[index + 1][0].height / 2, end - 9
+            axes.plot([start, middle, middle], [bottom, bottom, top], "k", lw=1)
+            _draw_arrow(axes, (middle, top), (end, top))
+    for color, text, x in ((STRIDE_COLOR, "s: stride", 17), (DILATION_COLOR, "d: dilation", 97)):
+        axes.add_patch(Rectangle((x, height - 20), 12, 12, fc=color, ec="black", lw=0.8))
+        axes.text(x + 18, height - 14, text, size=7, va="center")
+    shortcut = "+ : shortcut   " if any(box.has_shortcut for box in boxes) else ""
+    note = f"dw: depthwise   {shortcut}channels x height x width, of an image 3x32x32"
+    axes.text(190, height - 14, note, size=7, va="center")
+    return figure
+
+
+def _draw_column(axes: Axes, left: float, column: list[Box]) -> float:
+    """Returns where its last box ends."""
+    center, top = left + BOX / 2, TOP
+    axes.text(center, 20, column[0].block, size=11, weight="bold", ha="center", va="center")
+    parameters = f"{sum(box.parameters for box in column):,} parameters"
+    axes.text(center, 40, parameters, size=7, ha="center", va="center")
+    for box in column:
+        if box is not column[0]:
+            _draw_arrow(axes, (center, top - GAP), (center, top))
+        shape = FancyBboxPatch((left, top), BOX, box.height, "round,pad=0,rounding_size=5")
+        shape.set(facecolor=box.color, edgecolor="black", linewidth=0.8)
+        axes.add_patch(shape)
+        for line, (text, weight) in enumerate(box.rows):
+            y = top + 11 + LINE * line
+            axes.text(center, y, text, size=7.5, weight=weight, ha="center", va="center")
+        if box.has_shortcut:
+            right, bottom = left + BOX, top + box.height
+            ends = (right, top + 8), (right, bottom - 8)
+            _draw_arrow(axes, *ends, connectionstyle="arc3,rad=-0.7")
+            axes.text(right + 4, bottom - 3, "+", size=9, weight="bold", va="center")
+        top += box.height + GAP
+    return top - GAP
+
+
+def _draw_arrow(axes: Axes, start: tuple, end: tuple, **style: str) -> None:
+    style |= {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, color="black", linewidth=1, **style))
+
+
+def _draw_receptive_field(
+    layers: list[Layer], image: np.ndarray | None, effective: np.ndarray | None
+) -> Figure:
+    """The receptive field of the middle position after each layer, as squares over an image.
+
+    They are drawn around the image's middle pixel, where they lie if each convolution is padded
+    by half its extent.
+    """
+    grown = [x for x in layers if x.after.rf != x.before.rf and _has_map(x)]
+    fields = {}  # each with the first layer that has it
+    for layer in grown:
+        fields.setdefault(layer.after.rf, _module_name(layer))
+    reach = max([IMAGE_SIZE, *(max(rf) for rf in fields)]) / 2 + 2
+    figure = Figure(figsize=(WIDTH if effective is not None else 5.2, 3.8), dpi=DPI)
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(1, 1 if effective is None else 2, squeeze=False)[0]
+    middle = IMAGE_SIZE // 2
+    for axes in panels:
+        axes.set(xlim=(middle - reach, middle + reach), ylim=(middle + reach, middle - reach))
+        axes.set_facecolor("#d0d0d0")
+        axes.set_xlabel("pixels; grey is outside the image", size=8)
+        axes.tick_params(labelsize=7)
+    extent = (-0.5, IMAGE_SIZE - 0.5, IMAGE_SIZE - 0.5, -0.5)
+    if image is None:
+        image = np.full((1, 1, 3), 255, np.uint8)
+    panels[0].imshow(image, extent=extent, interpolation="nearest")
+    panels[0].set_title("Receptive field after each layer", size=9)
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(fields)))
+    for (rf, name), color in zip(fields.items(), colors, strict=True):
+        _draw_square(panels[0], rf, color, f"{name[-LINE_LENGTH:]}: {'x'.join(map(str, rf))}")
+    size = min(7, 160 / max(1, len(fields)))
+    panels[0].legend(fontsize=size, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    if effective is not None:
+        relative = effective / max(effective.max(), 1e-30)  # it is 0 if the network is dead
+        heat = panels[1].imshow(relative, "magma", extent=extent, vmin=0, vmax=1)
+        bar = figure.colorbar(heat, shrink=0.8)
+        bar.ax.tick_params(labelsize=7)
+        bar.set_label("mean absolute gradient / maximum", size=7)
+        _draw_square(panels[1], max(fields, default=(1, 1)), "black")
+        panels[1].set_title("Effective receptive field, trained", size=9)
+    return figure
+
+
+def _draw_square(axes: Axes, rf: tuple[int, int], color: object, label: str | None = None) -> None:
+    height, width = rf
+    corner = IMAGE_SIZE // 2 - width / 2, IMAGE_SIZE // 2 - height / 2
+    square = Rectangle(corner, width, height, fill=False, edgecolor=color, linewidth=1.5)
+    square.set(label=label, path_effects=[withStroke(linewidth=3, foreground="white")])
+    axes.add_patch(square)
