@@ -22,7 +22,7 @@ DPI = 150
 WIDTH = 8.3  # inches; the README shows it at 830 pixels
 STRIDE_COLOR, DILATION_COLOR, PLAIN_COLOR = "#9ecae1", "#fdae6b", "#f0f0f0"
 COLUMN, BOX, TOP, LINE, GAP = 166, 132, 58, 16, 16  # hundredths of an inch
-LINE_LENGTH = 22  # characters
+LINE_LENGTH = 19  # characters
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_boxes(traced: Trace) -> list[Box]:
     heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in drawn}
     sizes = ", ".join(f"{head.in_features} to {head.out_features}" for head in heads.values())
     rest = count_parameters(traced.network) - sum(box.parameters for box in boxes)
-    name = ", ".join([*pooled, *heads])
+    name = ", ".join(dict.fromkeys([*pooled, *heads]))
     return [*boxes, Box("O", name, ("pooling, linear", sizes), PLAIN_COLOR, False, rest)]
 
 
@@ -94,7 +94,7 @@ def _count_by_module(traced: Trace, modules: set[str]) -> Counter[str]:
     ran_before, last = {}, None
     for step in traced.flow.recording.steps:
         last = box_of.get(id(step), last)
-        ran_before.setdefault(step.module, last)
+        ran_before[step.module] = last
     counts = Counter()
     for name, parameter in traced.network.named_parameters():
         if parameter.requires_grad:
@@ -226,7 +226,7 @@ def _draw_receptive_field(
     panels[0].set_title("Receptive field after each layer", size=9)
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(fields)))
     for (rf, name), color in zip(fields.items(), colors, strict=True):
-        _draw_square(panels[0], rf, color, f"{name[-LINE_LENGTH:]}: {'x'.join(map(str, rf))}")
+        _draw_square(panels[0], rf, color, f"{name[-12:]}: {'x'.join(map(str, rf))}")
     size = min(7, 160 / max(1, len(fields)))
     panels[0].legend(fontsize=size, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     if effective is not None:

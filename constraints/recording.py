@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from recipe import IMAGE_SIZE
 
@@ -67,7 +66,7 @@ class _Recorder(TorchDispatchMode):
             Step(
                 func.overloadpacket.__name__,
                 dict(zip(names, args, strict=False)) | (kwargs or {}),
-                tensors((args, kwargs)),
+                tensors([args, kwargs]),
                 tensors(result),
                 self.running[-1],
                 torch.Tag.pointwise in func.tags,
@@ -105,7 +104,14 @@ def private_copy(network: nn.Module) -> nn.Module:
 
 
 def tensors(values: Any) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+    """The tensors in nested lists, tuples and dicts."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return []
+    return [tensor for value in values for tensor in tensors(value)]
 
 
 def memory(tensor: Tensor) -> int:

@@ -61,7 +61,7 @@ def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
             _record_mode(network, "evaluation", 1, num_classes)
     if training.logits.requires_grad:
         inputs = [training.images, *(x for x in network.parameters() if x.requires_grad)]
-        torch.autograd.grad(training.logits.sum(), inputs, allow_unused=True)
+        torch.autograd.grad(training.logits.sum(), inputs, allow_unused=True, retain_graph=True)
     return Trace(network, evaluation, training)
 
 

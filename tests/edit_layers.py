@@ -76,15 +76,6 @@ class SqueezeExcite(nn.Module):
         return x * self.layers(x.mean((2, 3), keepdim=True)).sigmoid()
 
 
-class EfficientChannelAttention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv1d(1, 1, 3, padding=1)
-
-    def forward(self, x):
-        return x * self.conv(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
-
-
 class SpatialAttention(nn.Module):
     """CBAM's: from the mean and the maximum over channels."""
 
@@ -95,17 +86,6 @@ class SpatialAttention(nn.Module):
     def forward(self, x):
         maps = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)
         return x * self.conv(maps).sigmoid()
-
-
-class CoordinateAttention(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x):
-        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)
-        rows, columns = self.conv(torch.cat((rows, columns), 2)).split(x.shape[2:], 2)
-        return x * rows.sigmoid() * columns.transpose(2, 3).sigmoid()
 
 
 class SelfAttention(nn.Module):
@@ -143,18 +123,6 @@ class TokenMixer(nn.Module):
 
     def forward(self, x):
         return self.layers(x.flatten(2)).view_as(x)
-
-
-class GlobalFilter(nn.Module):
-    """A product in the frequency domain."""
-
-    def __init__(self, channels, side):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(channels, side, side // 2 + 1, 2))
-
-    def forward(self, x):
-        weight = torch.view_as_complex(self.weight)
-        return torch.fft.irfft2(torch.fft.rfft2(x) * weight, s=x.shape[2:])
 
 
 class PositionEmbedding(nn.Module):
@@ -246,6 +214,16 @@ def halves(x):
 
 def shuffled(x):
     return x.view(len(x), 4, -1, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+
+
+class GhostNorm(nn.BatchNorm2d):
+    """Batch norm over each quarter of a batch."""
+
+    def forward(self, x):
+        parts = x.chunk(4) if self.training else [x]
+        if self.training and len(x) % 4:
+            raise ValueError("the batch has no quarters")
+        return torch.cat([super(GhostNorm, self).forward(part) for part in parts])
 
 
 def grouped(channels: int, groups: int) -> nn.Module:
