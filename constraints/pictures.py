@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from torch import nn
 
 from constraints.flow import Layer
+from constraints.recording import memory
 from constraints.tables import count_parameters
 from constraints.trace import Trace
 from recipe import IMAGE_SIZE
@@ -85,22 +86,21 @@ def make_boxes(traced: Trace) -> list[Box]:
 
 
 def _count_by_module(traced: Trace, modules: set[str]) -> Counter[str]:
-    """The trainable parameters of each of `modules`. A parameter counts in the innermost one.
+    """The trainable parameters that each of `modules` uses, itself or in a module within it.
 
-    A parameter outside of all of them, of a norm beside its convolution for example, counts in the
-    module that ran before it.
+    A parameter that is used outside of all of them, in a norm beside its convolution for example,
+    counts in the module that ran before.
     """
     box_of = {id(x.step): _module_name(x) if _has_map(x) else None for x in traced.layers}
-    ran_before, last = {}, None
+    user_of, last = {}, None
     for step in traced.flow.recording.steps:
         last = box_of.get(id(step), last)
-        ran_before[step.module] = last
+        around = [name for name in modules if f"{step.module}.".startswith(f"{name}.")]
+        user_of |= dict.fromkeys(map(memory, step.inputs), max(around, key=len, default=last))
     counts = Counter()
-    for name, parameter in traced.network.named_parameters():
+    for parameter in traced.network.parameters():
         if parameter.requires_grad:
-            around = [module for module in modules if name.startswith(f"{module}.")]
-            before = ran_before.get(name.rpartition(".")[0])
-            counts[max(around, key=len, default=before)] += parameter.numel()
+            counts[user_of.get(memory(parameter))] += parameter.numel()
     return counts
 
 

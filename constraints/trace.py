@@ -105,9 +105,6 @@ def _set_blocks(layers: list[Layer]) -> bool:
     names = next((x for x in named if set(x.values()) == {1, 2, 3, 4}), {})
     block = 1
     for index, layer in enumerate(layers):
-        if names:
-            block = names.get(index, block)
-        else:
-            block = min(4, block + layer.is_strided)
-        layer.block = block
+        guess = min(4, block + layer.is_strided)
+        layer.block = block = names.get(index, block) if names else guess
     return bool(names)

@@ -9,6 +9,7 @@ import io
 import subprocess
 import sys
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 from console import errors
+from constraints import command
 from inputs.image_data import ImageData
 from records import names
 from records.checkpoints import load_checkpoint
@@ -91,13 +93,14 @@ def run_code(code: str) -> Outcome:
 
 def run_script(name: str, *args: object) -> Outcome:
     """Runs a script, "train" or "experiments.bench", in this process."""
-    module = importlib.import_module({"model": "report.model_command"}.get(name, name))
+    module = importlib.import_module(name)
+    main = partial(command.main, module.build_network) if name == "model" else module.main
     out, err = io.StringIO(), io.StringIO()
     status, argv = 0, sys.argv
     sys.argv = [f"{name.replace('.', '/')}.py", *map(str, args)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            errors.run(module.main)
+            errors.run(main)
     except SystemExit as stop:
         status = stop.code or 0
     finally:

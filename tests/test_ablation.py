@@ -7,11 +7,12 @@ import torch
 from runs import run_script, save_npz, train
 
 from constraints.checks import check
+from constraints.tables import count_parameters
+from constraints.trace import trace
 from experiments import changes
 from experiments.ablation import CHANGES, CODE, SETTINGS, changed, without_effect
 from experiments.changes import measure
 from inputs.image_data import hold_out
-from model import count_parameters
 from recipe import Network, Recipe
 from records import names
 from records.evidence import UNCHANGED, AblationRow
@@ -83,7 +84,7 @@ def test_a_change_of_the_second_network_makes_a_difference(change, held_out, unc
 @pytest.mark.parametrize("change", FORMS_OF_RESIDUAL_NET)
 def test_changes_of_the_network_keep_the_constraints(change):
     network = getattr(changes, CODE[change]["network"])()
-    assert [each.constraint for each in check(network) if not each.passed] == []
+    assert [each.constraint for each in check(trace(network)) if not each.passed] == []
 
 
 def test_the_earlier_form_is_that_of_earlier_results():

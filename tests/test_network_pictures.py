@@ -1,61 +1,43 @@
 """Pictures of a network show what its module does."""
 
+import numpy as np
 import pytest
 import torch
-from report.network_pictures import boxes, draw_network
 from runs import run_script
 from test_pictures import assert_drawn
 from torch import nn
 from torch.nn import functional as F
 
+from constraints.pictures import draw_network
+from constraints.tables import count_parameters
 from constraints.trace import trace
-from model import ConvBlock, Net, ResidualNet, count_parameters
-from records import names
+from model import ConvBlock, Net, ResidualNet
 from report.activation_map import effective_receptive_field
 
 
-def test_boxes_of_the_published_network():
-    network = Net()
-    found = boxes(network, trace(network))
-    assert [box.block for box in found] == [*["C1"] * 3, *["C2"] * 2, *["C3"] * 2, *["C4"] * 2, "O"]
-    assert found[2].lines == ["c1c", "3x3 s2", "48x16x16"]
-    assert found[7].lines == ["c4a", "dw 3x3 d2, 1x1", "128x4x4"]
-    assert found[-1].lines == ["gap, fc", "pooling, linear", "128 to 10"]
-    assert sum(box.parameters for box in found) == count_parameters(network)
-    assert not any(box.has_shortcut for box in found)
+def texts(network: nn.Module) -> list[str]:
+    """The lines of text in the picture of the blocks, column by column from top to bottom."""
+    blocks, _ = draw_network(trace(network))
+    return [text.get_text() for text in blocks.axes[0].texts]
+
+
+def test_blocks_of_the_published_network():
+    found = texts(Net())
+    assert [text for text in found if text in ("C1", "C2", "C3", "C4", "O")] == [
+        *("C1", "C2", "C3", "C4", "O")
+    ]
+    for box in (
+        ["C1", "21,592 parameters", "c1a"],
+        ["c1c", "3x3 s2", "48x16x16"],
+        ["c4a", "dw 3x3 d2, 1x1", "128x4x4"],
+        ["O", "1,290 parameters", "gap, fc", "pooling, linear", "128 to 10"],
+    ):
+        assert "\n".join(box) in "\n".join(found)
+    assert "+" not in found
 
 
 def test_shortcuts_are_those_of_the_residual_blocks():
-    network = ResidualNet(width=0.25)
-    found = boxes(network, trace(network))
-    shortcuts = [box.lines[0] for box in found if box.has_shortcut]
-    blocks = (("c2", 4), ("c3", 4), ("c4", 1))
-    assert shortcuts == [f"{block}.{i}" for block, count in blocks for i in range(count)]
-
-
-class Edited(Net):
-    """Has layers in a list, and layers in its own forward."""
-
-    def __init__(self):
-        super().__init__(width=0.25)
-        self.c2a = nn.ModuleList([nn.Conv2d(12, 16, 3, padding=1), ConvBlock(16, 16)])
-
-    def forward(self, images):
-        x = F.conv2d(images, self.c1a.conv.weight, padding=1)
-        x = self.c2a[0](self.c1c(self.c1b(x)))
-        x = x + self.c2a[1](x)
-        x = self.c4b(self.c4a(self.c3b(self.c3a(self.c2b(x)))))
-        return self.fc(x.mean((2, 3)))
-
-
-def test_an_edited_network_is_drawn(tmp_path):
-    network = Edited()
-    draw_network(network, None, tmp_path)
-    found = boxes(network, trace(network))
-    assert found[0].lines == ["forward", "3x3", "32x32"]
-    assert [box.lines[0] for box in found if box.block == "C2"] == ["c2a", "c2a.1", "c2b"]
-    assert found[-1].lines[0] == "fc"
-    assert_drawn(tmp_path / "network.png", (1245, 438))
+    assert texts(ResidualNet(width=0.25)).count("+") == 4 + 4 + 1
 
 
 class BasicBlock(nn.Module):
@@ -66,47 +48,50 @@ class BasicBlock(nn.Module):
         self.conv1 = ConvBlock(channels, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
 
     def forward(self, x):
-        return F.relu(self.bn2(self.conv2(self.conv1(x))) + self.shortcut(x))
+        return F.relu(self.bn2(self.conv2(self.conv1(x))) + x)
 
 
 class Flat(nn.Module):
-    """All layers are beside each other, with norms of their own."""
+    """Layers beside each other, with norms of their own; one in the network's own forward."""
 
     def __init__(self):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
         self.block = BasicBlock(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.a_name_that_is_longer_than_a_box = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1))
+        self.pool = nn.MaxPool2d(2)
+        self.weight = nn.Parameter(torch.zeros(16, 8, 3, 3))
         self.bn3, self.fc = nn.BatchNorm1d(16), nn.Linear(16, 10)
 
     def forward(self, images):
         x = self.block(F.relu(self.bn1(self.conv1(images))))
-        x = F.relu(self.bn2(self.conv2(x))).mean((2, 3))
-        return self.fc(self.bn3(x))
+        x = self.pool(self.a_name_that_is_longer_than_a_box(x))
+        return self.fc(self.bn3(F.conv2d(x, self.weight).mean((2, 3))))
 
 
-def test_each_parameter_counts_in_one_box():
-    network = Flat()
-    found = {box.lines[0]: box.parameters for box in boxes(network, trace(network))}
-    assert found == {
-        "conv1": 216 + 16,
-        "block.conv1": 576 + 16,
-        "block": 576 + 16,
-        "block.shortcut": 72 + 16,
-        "conv2": 1152 + 32,
-        "fc": 32 + 170,
-    }
-    assert sum(found.values()) == count_parameters(network)
-
-
-def test_a_pooling_that_is_not_allowed_is_named():
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1800, 10))
-    found = boxes(network, trace(network))
-    assert found[1].lines == ["1", "max 2x2 s2", "15x15"]
-    assert not any(box.has_shortcut for box in found)
+def test_an_edited_network_is_drawn():
+    """Each parameter counts in one box, and no text is wider than its box."""
+    found = "\n".join(texts(Flat()))
+    for text in (
+        "\nblock.conv1\n3x3\n8x30x30\n",
+        "+",
+        "\npool\nmax 2x2 s2\n15x15\n",
+        "\nforward\n",
+    ):
+        assert text in found
+    counts = [232 + 2 * 592 + 584 + 1_152, 32 + 170]
+    assert sum(counts) == count_parameters(Flat())
+    for count in counts:
+        assert f"{count:,} parameters" in found
+    figure, _ = draw_network(trace(Flat()))  # no text is wider than its box
+    figure.draw_without_rendering()
+    boxes = [patch.get_window_extent() for patch in figure.axes[0].patches]
+    for text in figure.axes[0].texts:
+        if text.get_size() == 7.5:  # that of a line in a box
+            extent = text.get_window_extent()
+            assert any(box.x0 < extent.x0 and extent.x1 < box.x1 for box in boxes), text
 
 
 def test_the_effective_field_is_what_the_centre_of_the_last_map_can_see():
@@ -115,16 +100,18 @@ def test_the_effective_field_is_what_the_centre_of_the_last_map_can_see():
     assert (effective[:28, :28] > 0).all()
     assert (effective[28:] == 0).all()
     assert (effective[:, 28:] == 0).all()
+    image = np.zeros((32, 32, 3), np.uint8)
+    _, figure = draw_network(trace(Net()), image, effective)
+    assert len(figure.axes) == 3  # two panels and the scale of colours
 
 
-@pytest.mark.parametrize("model", ["Net", "ResidualNet"])
-def test_model_command_saves_pictures(model, tmp_path):
+@pytest.mark.parametrize(("model", "height"), [("Net", 438), ("ResidualNet", 648)])
+def test_model_command_saves_pictures(model, height, tmp_path):
     folder = tmp_path / "new" / "folder"
     outcome = run_script("model", "--model", model, "--save", folder)
     assert (outcome.status, outcome.err) == (0, "")
-    heights = {"Net": 438, "ResidualNet": 648}
-    assert_drawn(folder / names.BLOCK_DIAGRAM.name, (1245, heights[model]))
-    assert_drawn(folder / names.RECEPTIVE_FIELD.name, (780, 570))
+    assert_drawn(folder / "network.png", (1245, height))
+    assert_drawn(folder / "receptive_field.png", (780, 570))
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):

@@ -15,7 +15,8 @@ from PIL import Image
 from runs import REPO, run_script
 from test_markers import README, marked
 
-from model import Net, count_parameters
+from constraints.tables import count_parameters
+from model import Net
 from records import names
 from records.evidence import AblationRow, BenchRow, Mark, RecipeRow, TimeRow
 from records.run import read_log
