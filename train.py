@@ -169,6 +169,7 @@ def make_trainer(
     """Builds the network and its trainer."""
     import torch
 
+    from constraints.checks import check
     from constraints.tables import count_parameters
     from constraints.trace import trace
     from model import build_network
@@ -179,7 +180,8 @@ def make_trainer(
 
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-    trace(network, len(data.classes))
+    # before the trainer puts other convolutions in place of slow ones
+    checks = check(trace(network, len(data.classes)))
     options, teacher = {}, None  # those of Trainer that differ from their defaults
     if args.find_lr:
         options["schedule"] = rising_schedule
@@ -188,6 +190,7 @@ def make_trainer(
         options["loss"] = distillation(teacher)
         print(f"teacher: {args.teacher}, {teacher.network.name}", flush=True)
     trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **options)
+    trainer.checks = checks
     trainer.settings |= {
         "--limit-train": args.limit_train,
         "--holdout": args.holdout,
@@ -243,8 +246,6 @@ def start_or_resume(
     Returns:
         In the process that writes, the run's config and its best checkpoint so far.
     """
-    from constraints.checks import check
-    from constraints.trace import trace
     from records.checkpoints import load_checkpoint
     from records.run import best_checkpoint, continue_run
 
@@ -255,7 +256,7 @@ def start_or_resume(
         print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
     if not world.is_first:
         return None, None
-    checks = check(trace(trainer.network))
+    checks = trainer.checks
     if broken := ", ".join(each.constraint for each in checks if not each.passed):
         flags = as_typed(as_flags(trainer.recipe.network))
         print_error(

@@ -12,6 +12,7 @@ from torch import Tensor
 from console.errors import UserError, print_error
 from constraints.pictures import draw_network
 from constraints.trace import trace
+from model import build_network
 from records import names
 from records.checkpoints import Checkpoint, load_weights
 from records.run import ClassRow, LogRow, write_confusion
@@ -66,7 +67,8 @@ def _draw_network(out: Path, trainer: Trainer, image: np.ndarray) -> bool:
         effective = effective_receptive_field(network, _normalised(trainer, images[:256]))
     except UserError as error:
         print_error(f"{error}; the pictures do without such maps")
-    blocks, receptive_field = draw_network(trace(network), image, effective)
+    as_built = build_network(network.name, **network.arguments)  # without the trainer's changes
+    blocks, receptive_field = draw_network(trace(as_built), image, effective)
     pictures.save(blocks, out / names.BLOCK_DIAGRAM)
     pictures.save(receptive_field, out / names.RECEPTIVE_FIELD)
     return effective is not None
