@@ -12,7 +12,7 @@ What is not seen:
 from dataclasses import dataclass
 from itertools import pairwise
 
-from constraints.flow import Layer
+from constraints.layers import Layer
 from constraints.measured import averages, measure_receptive_field
 from constraints.recording import memory
 from constraints.trace import Trace
@@ -64,7 +64,7 @@ def _separable(traced: Trace) -> Check:
     layers = traced.layers_of_both_modes
     convolutions = [x for x in layers if x.is_pointwise or (x.is_convolution and x.is_spatial)]
     separable = [a for a, b in pairwise(convolutions) if a.is_depthwise and b.is_pointwise]
-    in_c1 = [x for x in layers if x.is_grouped and x.block == 1]
+    in_c1 = [x for x in layers if x.is_spatial and x.groups > 1 and x.block == 1]
     return Check(
         "depthwise-separable convolutions, none in C1",
         bool(separable) and not in_c1,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from constraints.flow import AVERAGES, Flow, Layer
+from constraints.flow import Flow
+from constraints.layers import AVERAGES, Layer
 from constraints.recording import private_copy, record
 from constraints.trace import Trace
 from recipe import IMAGE_SIZE

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 from torch import nn
 
-from constraints.flow import Layer
+from constraints.layers import Layer
 from constraints.recording import memory
 from constraints.tables import count_parameters
 from constraints.trace import Trace

@@ -11,24 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from constraints.layers import Step
 from recipe import IMAGE_SIZE
-
-
-@dataclass
-class Step:
-    """One operation.
-
-    `op` is its name in ATen ("convolution", "max_pool2d_with_indices", "mean"), `arguments` are
-    named as in its schema, `module` is the innermost module in whose forward it ran ("c2a.dw").
-    """
-
-    op: str
-    arguments: dict[str, Any]
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-    module: str
-    is_pointwise: bool
-    is_in_place: bool
 
 
 @dataclass
@@ -69,7 +53,6 @@ class _Recorder(TorchDispatchMode):
                 tensors([args, kwargs]),
                 tensors(result),
                 self.running[-1],
-                torch.Tag.pointwise in func.tags,
                 func._schema.is_mutable,
             )
         )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import UserError
-from constraints.flow import Flow, Layer
+from constraints.flow import Flow
+from constraints.layers import Layer
 from constraints.recording import Recording, memory, private_copy, record
 
 
