@@ -89,7 +89,7 @@ def _pooling(traced: Trace) -> Check:
 
 
 def _parameters(traced: Trace) -> Check:
-    steps = [*traced.flow.recording.steps, *traced.training.recording.steps]
+    steps = [*traced.evaluation.recording.steps, *traced.training.recording.steps]
     used = {memory(tensor) for step in steps for tensor in step.inputs}
     fixed = [x for x in traced.layers_of_both_modes if not x.is_learned]
     others = sum(x.step.arguments["weight"].numel() for x in fixed)

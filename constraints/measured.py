@@ -4,12 +4,12 @@ import io
 from contextlib import redirect_stdout
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from constraints.flow import Flow
 from constraints.layers import AVERAGES, Layer
-from constraints.recording import private_copy, record
+from constraints.recording import record
 from constraints.trace import Trace
 from recipe import IMAGE_SIZE
 
@@ -44,7 +44,7 @@ def measure_receptive_field(traced: Trace) -> tuple[int, str]:
         return tally, f"{tally} by the tally of layers, because a gradient ends at a maximum"
     size = (max(tally, IMAGE_SIZE) // IMAGE_SIZE + 2) * IMAGE_SIZE
     try:
-        flow = _trace_positive(traced, size)
+        flow = _run_positive(traced.network, size)
     except (RuntimeError, ValueError, AssertionError):
         flow = None
     if not flow or list(map(_layout, flow.tally)) != list(map(_layout, traced.tally)):
@@ -80,19 +80,20 @@ class _Positive(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _trace_positive(traced: Trace, size: int) -> Flow:
-    """Runs a copy with positive weights on positive random images.
+def _run_positive(network: nn.Module, size: int) -> Flow:
+    """Runs `network` with positive weights on positive random images.
 
     Matrices and convolutions average, so that values stay about 1 in a deep network.
     """
-    network = private_copy(traced.network).eval()
     with torch.random.fork_rng(devices=[]), redirect_stdout(io.StringIO()):
         torch.manual_seed(0)
-        for parameter in network.parameters():
-            inputs = parameter[0].numel() if parameter.dim() > 1 else 10
-            parameter.data = (torch.rand_like(parameter) + 0.5) / inputs
+        weights = {}
+        for name, weight in network.named_parameters():
+            inputs = weight[0].numel() if weight.dim() > 1 else 10
+            positive = (torch.rand_like(weight) + 0.5) / inputs
+            weights[name] = positive.detach().requires_grad_(weight.requires_grad)
         with _Positive():
-            return Flow(record(network, size=size), network)
+            return Flow(record(network, size=size, parameters=weights), network)
 
 
 def _layout(layer: Layer) -> tuple:

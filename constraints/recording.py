@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from constraints.layers import Step
@@ -59,8 +60,17 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
-def record(network: nn.Module, count: int = 2, size: int = IMAGE_SIZE) -> Recording:
-    """Runs `network`, in the mode in which it is, on random images (count, 3, size, size)."""
+def record(
+    network: nn.Module,
+    count: int = 2,
+    size: int = IMAGE_SIZE,
+    parameters: dict[str, Tensor] | None = None,
+) -> Recording:
+    """Runs `network`, in the mode in which it is, on random images (count, 3, size, size).
+
+    Args:
+        parameters: used in place of those of `network`, by name.
+    """
     dtype = next((x.dtype for x in network.parameters()), torch.float32)
     images = torch.rand(count, 3, size, size, dtype=dtype, requires_grad=True).clone()
     recorder, hooks = _Recorder(), []
@@ -68,7 +78,7 @@ def record(network: nn.Module, count: int = 2, size: int = IMAGE_SIZE) -> Record
         hooks.append(module.register_forward_pre_hook(recorder.enter(name)))
         hooks.append(module.register_forward_hook(recorder.leave))
     with torch.enable_grad(), recorder:
-        logits = network(images)
+        logits = functional_call(network, parameters or {}, images)
     for hook in hooks:
         hook.remove()
     needed, live = set(map(memory, tensors(logits))), []

@@ -23,11 +23,14 @@ class Trace:
 
     def __init__(self, network: nn.Module, evaluation: Recording, training: Recording):
         self.network = network
-        self.flow, self.training = Flow(evaluation, network), Flow(training, network)
-        for flow in (self.training, self.flow):
+        self.evaluation, self.training = Flow(evaluation, network), Flow(training, network)
+        for flow in (self.training, self.evaluation):
             self.blocks_are_guessed = not _set_blocks(flow.layers)
-        self.layers, self.tally = self.flow.layers, self.flow.tally
-        self.pooling, self.receptive_field = self.flow.pooling, self.flow.receptive_field
+        self.layers, self.tally = self.evaluation.layers, self.evaluation.tally
+        self.pooling, self.receptive_field = (
+            self.evaluation.pooling,
+            self.evaluation.receptive_field,
+        )
 
     @property
     def layers_of_both_modes(self) -> list[Layer]:

@@ -58,7 +58,7 @@ SLOW_LIBRARIES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "
 
 
 SCRIPTS = (
-    *("train", "model", "update_readme", "visualize_augmentations", "predict", "evaluate"),
+    *("train", "update_readme", "visualize_augmentations", "predict", "evaluate"),
     *("export", "experiments.bench", "experiments.ablation", "experiments.record"),
     *("experiments.campaign", "experiments.time_to_85"),
 )
