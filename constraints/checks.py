@@ -4,7 +4,7 @@ What is not seen:
 
 - a maximum hidden in sorting, in differences of ReLUs or in an operation of one's own
 - dilation hidden in sums of shifted maps or in a kernel with zeros
-- weights in a plain tensor or a buffer, but for those of a convolution: they do not count
+- weights in a plain tensor or in a buffer: only an nn.Parameter counts
 - a branch that depends on the data, and that random images do not take
 - whether an average is weighted by a map that is computed first: that counts as an activation
 """
@@ -89,14 +89,10 @@ def _pooling(traced: Trace) -> Check:
 
 
 def _parameters(traced: Trace) -> Check:
-    steps = [*traced.evaluation.recording.steps, *traced.training.recording.steps]
+    steps = [*traced.steps, *traced.training.steps]
     used = {memory(tensor) for step in steps for tensor in step.inputs}
-    fixed = [x for x in traced.layers_of_both_modes if not x.is_learned]
-    others = sum(x.step.arguments["weight"].numel() for x in fixed)
-    total = sum(x.numel() for x in traced.network.parameters()) + others
+    total = sum(x.numel() for x in traced.network.parameters())
     found = f"{total:,}"
-    if others:
-        found += f", {others:,} of them not in an nn.Parameter"
     if unused := sum(x.numel() for x in traced.network.parameters() if memory(x) not in used):
         found += f", {unused:,} of them unused"
     return Check(f"under {MAX_PARAMETERS:,} parameters", total < MAX_PARAMETERS, found)

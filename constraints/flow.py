@@ -11,10 +11,12 @@ from itertools import chain
 from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from constraints.layers import AVERAGES, Layer, MapState, Pair, Step
-from constraints.recording import Recording, memory
+from constraints.layers import AVERAGES, Layer, MapState, Pair
+from constraints.recording import Step, memory, record
+from recipe import IMAGE_SIZE
 
 
 class Piece(NamedTuple):
@@ -32,8 +34,7 @@ Dims = list[list[Piece]]  # for each dimension of a tensor
 class _Motion(NamedTuple):
     """What an operation does to a map, for height and width each.
 
-    `pace` is the stride, below 1 if it enlarges the map. `dims` are those of the result. `skipped`
-    is the stride of the slice that is the input.
+    `pace` is the stride, below 1 if it enlarges the map. `dims` are those of the result.
     """
 
     kernel: Pair
@@ -42,7 +43,6 @@ class _Motion(NamedTuple):
     before: Pair
     after: Pair
     dims: Dims
-    skipped: Pair = (1, 1)
 
 
 class _Note(NamedTuple):
@@ -55,26 +55,40 @@ class _Note(NamedTuple):
     gathers: bool = False  # the channels of a position hold the values of several positions
 
 
-class Flow:
-    """The layers of a recorded forward pass, in the order in which they ran.
+class Trace:
+    """A forward pass of random images (count, 3, size, size) through `network`, in its mode.
 
-    `pooling` is the one that pools the map with the largest field, `last_map`, to one position. It
-    is None if there is none; the last map is then that of the last layer.
+    `layers` are in the order in which they ran. `pooling` is the one that pools the map with the
+    largest field, `last_map`, to one position. It is None if there is none; the last map is then
+    that of the last layer. `receptive_field` is that of the last map by the tally, in pixels, the
+    smaller of height and width. `training` is the same in training mode. `blocks_are_guessed` if
+    the names of the modules tell no blocks.
     """
 
-    def __init__(self, recording: Recording, network: nn.Module):
-        self.recording, self.layers = recording, []
+    training: "Trace"
+    blocks_are_guessed: bool
+
+    def __init__(
+        self,
+        network: nn.Module,
+        count: int = 2,
+        size: int = IMAGE_SIZE,
+        parameters: dict[str, Tensor] | None = None,
+    ):
+        dtype = next((x.dtype for x in network.parameters()), torch.float32)
+        self.images = torch.rand(count, 3, size, size, dtype=dtype, requires_grad=True).clone()
+        self.network, self.layers = network, []
+        self.logits, self.steps = record(network, self.images, parameters or {})
         self._learned = set(map(memory, network.parameters()))
-        images = recording.images
-        pieces = [Piece(0, images.stride(2), images.shape[2]), Piece(1, 1, images.shape[3])]
-        self._notes = {memory(images): _Note((1, 1), (1, 1), pieces)}
-        for step in recording.steps:
+        pieces = [Piece(0, size, size), Piece(1, 1, size)]
+        self._notes = {memory(self.images): _Note((1, 1), (1, 1), pieces)}
+        for step in self.steps:
             if not self._learned.isdisjoint(map(memory, step.inputs)):
                 self._learned.update(map(memory, step.outputs))
             self._follow(step)
         pools = [layer for layer in reversed(self.layers) if layer.pools_globally]
         self.pooling = max(pools, key=lambda layer: min(layer.before.rf), default=None)
-        self.last_map, fields = images, (1, 1)
+        self.last_map, fields = self.images, (1, 1)
         if self.pooling:
             self.last_map, fields = self.pooling.source, self.pooling.before.rf
         elif self.layers:
@@ -86,6 +100,10 @@ class Flow:
         """The layers that form the receptive field of the last map."""
         end = self.layers.index(self.pooling) if self.pooling else None
         return [x for x in self.layers[:end] if x.is_convolution or 1 not in x.after.size]
+
+    @property
+    def layers_of_both_modes(self) -> list[Layer]:
+        return [*self.layers, *(x for x in self.training.layers if x not in self.layers)]
 
     def dims(self, tensor: Tensor) -> Dims:
         """How the position changes along each dimension of `tensor`."""
@@ -108,9 +126,8 @@ class Flow:
         sources.sort(key=lambda x: -prod(_size(self.dims(x))))  # the largest map first
         notes = [self._notes[memory(x)] for x in sources]
         motion = _window(step, self.dims(sources[0])) or self._combine(step, sources)
-        jumps = zip(_largest(note.jump for note in notes), motion.skipped, strict=True)
-        jump = tuple(j * skipped for j, skipped in jumps)
-        before = MapState(_largest(note.rf for note in notes), jump, motion.before)
+        rf, jump = (_largest(pairs) for pairs in zip(*((x.rf, x.jump) for x in notes), strict=True))
+        before = MapState(rf, jump, motion.before)
         after = _move(before, motion)
         origins = [self._origin(x) for x in sources if any(self.dims(x))]
         is_shifted = len(set(origins)) > 1
@@ -126,7 +143,6 @@ class Flow:
                 dilation=motion.dilation,
                 before=before,
                 after=after,
-                is_slice=motion.skipped != (1, 1),
                 mixes=motion.kernel != (1, 1) or gathers or is_shifted,
                 is_learned=step.op != "convolution"
                 or memory(step.arguments["weight"]) in self._learned,
@@ -208,10 +224,12 @@ def _window(step: Step, dims: Dims) -> _Motion | None:
         grid = [[Piece(0, after[1], after[0]), Piece(1, 1, after[1])]]
     if given.get("transposed"):
         stride = [1 / each for each in stride]
-    skipped = [next((piece.pace for piece in pieces), 1) for pieces in dims[-2:]]
-    after_dims = [[]] * (result.dim() - len(grid)) + grid
+    # a window on x[..., ::2] has twice the stride and dilation on x
+    paces = [next((piece.pace for piece in pieces), 1) for pieces in dims[-2:]]
+    stride = [each * pace for each, pace in zip(stride, paces, strict=True)]
+    dilation = [each * pace for each, pace in zip(dilation, paces, strict=True)]
     sizes = map(tuple, (kernel, stride, dilation, before, after))
-    return _Motion(*sizes, after_dims, tuple(skipped))
+    return _Motion(*sizes, [[]] * (result.dim() - len(grid)) + grid)
 
 
 def _align(step: Step, sources: list[Tensor], dims: list[Dims]) -> tuple[Dims, list[Piece]]:

@@ -2,28 +2,14 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
+from constraints.recording import Step
+
 Pair = tuple[int, int]  # of (height, width)
 AVERAGES = ("mean", "sum", "avg_pool2d", "_adaptive_avg_pool2d")
-
-
-@dataclass
-class Step:
-    """One recorded operation.
-
-    `op` is its name in ATen ("convolution", "max_pool2d_with_indices", "mean"), `arguments` are
-    named as in its schema, `module` is the innermost module in whose forward it ran ("c2a.dw").
-    """
-
-    op: str
-    arguments: dict[str, Any]
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-    module: str
-    is_in_place: bool
 
 
 class MapState(NamedTuple):
@@ -53,7 +39,6 @@ class Layer:
     dilation: Pair
     before: MapState
     after: MapState
-    is_slice: bool  # a convolution whose input is a strided slice such as x[..., ::2]
     mixes: bool  # its results depend on several positions
     is_learned: bool  # its weights, if any, are or are computed from parameters
     block: int = 0
@@ -102,11 +87,11 @@ class Layer:
     def is_strided(self) -> bool:
         """Whether it is a 3x3 stride-2 convolution; one with fixed weights is a pooling."""
         is_3x3 = self.is_convolution and (self.kernel, self.stride) == ((3, 3), (2, 2))
-        return is_3x3 and self.is_learned and not self.is_slice
+        return is_3x3 and self.is_learned
 
     @property
     def downsamples(self) -> bool:
-        return (self.stride != (1, 1) and not self.pools_globally) or self.is_slice
+        return self.stride != (1, 1) and not self.pools_globally
 
     @property
     def crops(self) -> bool:

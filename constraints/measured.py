@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from constraints.flow import Flow
-from constraints.layers import AVERAGES, Layer
-from constraints.recording import record
-from constraints.trace import Trace
+from constraints.flow import Trace
+from constraints.layers import AVERAGES
 from recipe import IMAGE_SIZE
 
 
@@ -19,16 +17,16 @@ def averages(traced: Trace) -> bool:
 
     In training mode, in which norms keep the values of an untrained network large.
     """
-    flow = traced.training
-    if not flow.pooling:
+    traced = traced.training
+    if not traced.pooling:
         return False
-    logits = flow.recording.logits
+    logits = traced.logits
     with torch.random.fork_rng(devices=[]):
-        influence = _gradient((logits * torch.rand_like(logits)).sum(), flow.last_map)
+        influence = _gradient((logits * torch.rand_like(logits)).sum(), traced.last_map)
     largest = influence.max()
     if largest == 0:  # the last layer starts at zero, for example
-        return flow.pooling.op in AVERAGES
-    dims = [d for d, pieces in enumerate(flow.dims(flow.last_map)) if pieces]
+        return traced.pooling.op in AVERAGES
+    dims = [d for d, pieces in enumerate(traced.dims(traced.last_map)) if pieces]
     differences = influence.amax(dims) - influence.amin(dims)
     return not dims or bool(differences.max() <= 1e-3 * largest)
 
@@ -44,17 +42,18 @@ def measure_receptive_field(traced: Trace) -> tuple[int, str]:
         return tally, f"{tally} by the tally of layers, because a gradient ends at a maximum"
     size = (max(tally, IMAGE_SIZE) // IMAGE_SIZE + 2) * IMAGE_SIZE
     try:
-        flow = _run_positive(traced.network, size)
+        larger = _run_positive(traced.network, size)
     except (RuntimeError, ValueError, AssertionError):
-        flow = None
-    if not flow or list(map(_layout, flow.tally)) != list(map(_layout, traced.tally)):
+        larger = None
+    strides = [[(str(x), x.stride) for x in each.tally] for each in (larger, traced) if each]
+    if len(strides) < 2 or strides[0] != strides[1]:
         return tally, f"{tally} by the tally of layers, because it takes 32x32 images alone"
     center = tuple(
         sum(piece.step * (piece.count // 2) for piece in pieces) if pieces else slice(None)
-        for pieces in flow.dims(flow.last_map)
+        for pieces in larger.dims(larger.last_map)
     )
-    total = flow.last_map[center].sum() * 1e20  # far from the smallest float32
-    reached = _gradient(total, flow.recording.images).flatten(0, 1).any(0)
+    total = larger.last_map[center].sum() * 1e20  # far from the smallest float32
+    reached = _gradient(total, larger.images).flatten(0, 1).any(0)
     lines = [reached.any(dim).nonzero().flatten().tolist() or [1, 0] for dim in (1, 0)]
     first, last = min(((x[0], x[-1]) for x in lines), key=lambda ends: ends[1] - ends[0])
     pixels, is_exact = last - first + 1, first > 0 and last < size - 1
@@ -80,7 +79,7 @@ class _Positive(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _run_positive(network: nn.Module, size: int) -> Flow:
+def _run_positive(network: nn.Module, size: int) -> Trace:
     """Runs `network` with positive weights on positive random images.
 
     Matrices and convolutions average, so that values stay about 1 in a deep network.
@@ -93,11 +92,7 @@ def _run_positive(network: nn.Module, size: int) -> Flow:
             positive = (torch.rand_like(weight) + 0.5) / inputs
             weights[name] = positive.detach().requires_grad_(weight.requires_grad)
         with _Positive():
-            return Flow(record(network, size=size, parameters=weights), network)
-
-
-def _layout(layer: Layer) -> tuple:
-    return layer.name, layer.op, layer.stride
+            return Trace(network, size=size, parameters=weights)
 
 
 def _gradient(value: Tensor, tensor: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def make_boxes(traced: Trace) -> list[Box]:
     """What the diagram shows of a network, in the order in which it runs; the output is last."""
     maps = [layer for layer in traced.layers if _has_map(layer)]
     groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
-    steps, dims = traced.evaluation.recording.steps, traced.evaluation.dims
+    steps, dims = traced.steps, traced.dims
     adds = [step for step in steps if step.op in ("add", "add_") and len(step.inputs) > 1]
     shortcuts = {step.module for step in adds if all(any(dims(x)) for x in step.inputs)}
     parameters = _count_by_module(traced, {name for name, _ in groups})
@@ -93,7 +93,7 @@ def _count_by_module(traced: Trace, modules: set[str]) -> Counter[str]:
     """
     box_of = {id(x.step): _module_name(x) if _has_map(x) else None for x in traced.layers}
     user_of, last = {}, None
-    for step in traced.evaluation.recording.steps:
+    for step in traced.steps:
         last = box_of.get(id(step), last)
         around = [name for name in modules if f"{step.module}.".startswith(f"{name}.")]
         user_of |= dict.fromkeys(map(memory, step.inputs), max(around, key=len, default=last))

@@ -5,6 +5,7 @@ Every way to write a layer ends there: a module, a functional call, a slice with
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,20 +13,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from constraints.layers import Step
-from recipe import IMAGE_SIZE
-
 
 @dataclass
-class Recording:
-    """The operations that the logits depend on; a branch whose output is thrown away is left out.
+class Step:
+    """One operation.
 
-    All tensors are kept, so that no two have the same memory, and all have their gradient's graph.
+    `op` is its name in ATen ("convolution", "max_pool2d_with_indices", "mean"), `arguments` are
+    named as in its schema, `module` is the innermost module in whose forward it ran ("c2a.dw").
     """
 
-    images: Tensor
-    logits: Any  # what the network returns
-    steps: list[Step]
+    op: str
+    arguments: dict[str, Any]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    module: str
+    is_in_place: bool
 
 
 class _Recorder(TorchDispatchMode):
@@ -37,9 +39,6 @@ class _Recorder(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else PyTorch imports torch._dynamo, which takes seconds
-
-    def enter(self, name: str):
-        return lambda *_: self.running.append(name or "forward")
 
     def leave(self, *_) -> None:
         self.running.pop()
@@ -61,24 +60,25 @@ class _Recorder(TorchDispatchMode):
 
 
 def record(
-    network: nn.Module,
-    count: int = 2,
-    size: int = IMAGE_SIZE,
-    parameters: dict[str, Tensor] | None = None,
-) -> Recording:
-    """Runs `network`, in the mode in which it is, on random images (count, 3, size, size).
+    network: nn.Module, images: Tensor, parameters: dict[str, Tensor]
+) -> tuple[Any, list[Step]]:
+    """What `network` returns for `images`, and the steps on which that depends.
+
+    A branch whose output is thrown away is left out. All tensors are kept in the steps, so that no
+    two have the same memory, and all have their gradient's graph.
 
     Args:
         parameters: used in place of those of `network`, by name.
     """
-    dtype = next((x.dtype for x in network.parameters()), torch.float32)
-    images = torch.rand(count, 3, size, size, dtype=dtype, requires_grad=True).clone()
     recorder, hooks = _Recorder(), []
     for name, module in network.named_modules():
-        hooks.append(module.register_forward_pre_hook(recorder.enter(name)))
-        hooks.append(module.register_forward_hook(recorder.leave))
+        enter = partial(lambda name, *_: recorder.running.append(name), name or "forward")
+        hooks += (
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(recorder.leave),
+        )
     with torch.enable_grad(), recorder:
-        logits = functional_call(network, parameters or {}, images)
+        logits = functional_call(network, parameters, images)
     for hook in hooks:
         hook.remove()
     needed, live = set(map(memory, tensors(logits))), []
@@ -86,7 +86,7 @@ def record(
         if not needed.isdisjoint(map(memory, step.outputs)):
             needed.update(map(memory, step.inputs))
             live.append(step)
-    return Recording(images, logits, live[::-1])
+    return logits, live[::-1]
 
 
 def private_copy(network: nn.Module) -> nn.Module:

@@ -8,33 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import UserError
-from constraints.flow import Flow
+from constraints.flow import Trace
 from constraints.layers import Layer
-from constraints.recording import Recording, memory, private_copy, record
-
-
-class Trace:
-    """A network's forward pass in evaluation mode and in training mode.
-
-    `layers`, `tally`, `pooling` and `receptive_field` (in pixels, the smaller of height and width)
-    are those of evaluation mode; `network` is a copy on the CPU. `blocks_are_guessed` if the names
-    of the modules tell no blocks.
-    """
-
-    def __init__(self, network: nn.Module, evaluation: Recording, training: Recording):
-        self.network = network
-        self.evaluation, self.training = Flow(evaluation, network), Flow(training, network)
-        for flow in (self.training, self.evaluation):
-            self.blocks_are_guessed = not _set_blocks(flow.layers)
-        self.layers, self.tally = self.evaluation.layers, self.evaluation.tally
-        self.pooling, self.receptive_field = (
-            self.evaluation.pooling,
-            self.evaluation.receptive_field,
-        )
-
-    @property
-    def layers_of_both_modes(self) -> list[Layer]:
-        return [*self.layers, *(x for x in self.training.layers if x not in self.layers)]
+from constraints.recording import memory, private_copy
+from recipe import IMAGE_SIZE
 
 
 def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
@@ -58,21 +35,25 @@ def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        evaluation = _record_mode(network, "evaluation", 2, num_classes)
+        traced = Trace(network.eval())
+        _check_logits(traced.logits, 2, num_classes, "evaluation")
         with redirect_stdout(io.StringIO()):  # a network that prints does it once
             # more than two images, because ghost batch norm splits them
-            training = _record_mode(network, "training", 16, num_classes)
-            _record_mode(network, "evaluation", 1, num_classes)
-    if training.logits.requires_grad:
-        inputs = [training.images, *(x for x in network.parameters() if x.requires_grad)]
-        torch.autograd.grad(training.logits.sum(), inputs, allow_unused=True, retain_graph=True)
-    return Trace(network, evaluation, training)
+            traced.training = Trace(network.train(), count=16)
+            _check_logits(traced.training.logits, 16, num_classes, "training")
+            _check_logits(network.eval()(traced.images[:1]), 1, num_classes, "evaluation")
+    for mode in (traced, traced.training):
+        _check_registered(mode)
+        traced.blocks_are_guessed = not _set_blocks(mode.layers)
+    loss = traced.training.logits.sum()
+    if loss.requires_grad:
+        inputs = [traced.training.images, *(x for x in network.parameters() if x.requires_grad)]
+        torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=True)
+    return traced
 
 
-def _record_mode(network: nn.Module, mode: str, count: int, num_classes: int | None) -> Recording:
-    recording = record(network.train(mode == "training"), count)
-    logits, found = recording.logits, ""
-    shape = list(logits.shape) if isinstance(logits, Tensor) else []
+def _check_logits(logits: object, count: int, num_classes: int | None, mode: str) -> None:
+    shape, found = list(logits.shape) if isinstance(logits, Tensor) else [], ""
     classes = num_classes or (shape[1] if len(shape) == 2 else "classes")
     if shape != [count, classes]:
         found = f"a {type(logits).__name__} {shape or ''}".strip()
@@ -80,18 +61,20 @@ def _record_mode(network: nn.Module, mode: str, count: int, num_classes: int | N
         found = "probabilities; leave out the softmax, which is part of the loss"
     if found:
         raise UserError(
-            f"the network must turn images {list(recording.images.shape)} into logits "
+            f"the network must turn images {[count, 3, IMAGE_SIZE, IMAGE_SIZE]} into logits "
             f"[{count}, {classes}], but in {mode} mode it returns {found}"
         )
-    known = set(map(memory, network.parameters()))
-    for each in (x for step in recording.steps for x in step.inputs):
+
+
+def _check_registered(traced: Trace) -> None:
+    known = set(map(memory, traced.network.parameters()))
+    for each in (x for step in traced.steps for x in step.inputs):
         if isinstance(each, nn.Parameter) and memory(each) not in known:
             raise UserError(
                 f"the network uses a parameter {list(each.shape)} that is not registered, so it "
                 "would not be trained; make layers in __init__, and keep several of them in "
                 "nn.Sequential or nn.ModuleList, not in a list"
             )
-    return recording
 
 
 def _set_blocks(layers: list[Layer]) -> bool:

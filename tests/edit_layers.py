@@ -188,21 +188,6 @@ class Blur(nn.Module):
         return F.conv2d(x, self.kernel, stride=2, padding=1, groups=len(self.kernel))
 
 
-class HiddenWeights(nn.Module):
-    """A 1x1 convolution with weights in a buffer or in a list."""
-
-    def __init__(self, cin, cout, in_buffer):
-        super().__init__()
-        weight = torch.randn(cout, cin, 1, 1)
-        self.weights = [weight]
-        if in_buffer:
-            del self.weights
-            self.register_buffer("weight", weight, persistent=False)
-
-    def forward(self, x):
-        return F.conv2d(x, self.weight if hasattr(self, "weight") else self.weights[0])
-
-
 def space_to_depth(x):
     return torch.cat([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
 

@@ -136,7 +136,7 @@ BROKEN = {
     "average by views": (lambda: Edited(after={"c2b": lambda x: layers.halves(x).mean((3, 5))}), [STRIDES]),
     "average pooling in training only": (lambda: Edited(after={"c1b": layers.InTraining(lambda x: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2))}), [STRIDES]),
     "a slice": (lambda: Edited(after={"c2b": lambda x: x[:, :, ::2, ::2]}), [STRIDES]),
-    "down and up": (lambda: Edited(after={"c2b": lambda x: F.conv_transpose2d(x[:, :, ::2, ::2], torch.ones(20, 20, 2, 2), stride=2)}), [STRIDES]),
+    "down and up": (lambda: Edited(after={"c2b": lambda x: F.conv_transpose2d(x[:, :, ::2, ::2], torch.ones(20, 20, 2, 2), stride=2)}), [DILATION]),
     "resizing": (lambda: Edited(after={"c2b": lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear")}), [STRIDES]),
     "space to depth": (lambda: Edited(c3a=ConvBlock(80, 24, 1), after={"c2b": nn.PixelUnshuffle(2)}), [STRIDES]),
     "space to depth by slices": (lambda: Edited(c3a=ConvBlock(80, 24, 1), after={"c2b": layers.space_to_depth}), [STRIDES]),
@@ -164,8 +164,6 @@ BROKEN = {
     "log-sum-exp pooling": (lambda: Edited(lambda net, x: net.fc(x.logsumexp((2, 3)))), [POOLING]),
     "too many parameters": (lambda: Net(width=1.6), [PARAMETERS]),
     "too many frozen parameters": (lambda: Net(width=1.6).requires_grad_(False), [PARAMETERS]),
-    "weights in a list": (lambda: Edited(c4b=nn.Sequential(layers.HiddenWeights(32, 6400, False), nn.Conv2d(6400, 32, 1, groups=32))), [PARAMETERS]),
-    "weights in a buffer": (lambda: Edited(c4b=nn.Sequential(layers.HiddenWeights(32, 6400, True), nn.Conv2d(6400, 32, 1, groups=32))), [PARAMETERS]),
 }  # fmt: skip
 
 
