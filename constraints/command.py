@@ -23,11 +23,10 @@ def main(build_network: Callable[..., nn.Module]) -> None:
     """
     parser = Parser("Print the network's layer table, receptive-field tally and constraint checks.")
     add_setting_flags(parser, Network)
-    parser.add_argument(
-        "--save", metavar="DIR", type=a_path,
-        help="also draw its blocks and its receptive field, network.png and receptive_field.png "
-        "in DIR",
-    )  # fmt: skip
+    help = (
+        "also draw its blocks and its receptive field, network.png and receptive_field.png in DIR"
+    )
+    parser.add_argument("--save", metavar="DIR", type=a_path, help=help)
     args = parser.parse_args()
     if args.save:
         try:

@@ -99,7 +99,7 @@ class Trace:
     def tally(self) -> list[Layer]:
         """The layers that form the receptive field of the last map."""
         end = self.layers.index(self.pooling) if self.pooling else None
-        return [x for x in self.layers[:end] if x.is_convolution or 1 not in x.after.size]
+        return [x for x in self.layers[:end] if x.has_map]
 
     @property
     def layers_of_both_modes(self) -> list[Layer]:

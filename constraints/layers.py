@@ -51,6 +51,11 @@ class Layer:
         return self.op == "convolution"
 
     @property
+    def has_map(self) -> bool:
+        """Whether its result is a map; if not, it pools."""
+        return self.is_convolution or 1 not in self.after.size
+
+    @property
     def is_spatial(self) -> bool:
         return self.kernel != (1, 1)
 

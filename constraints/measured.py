@@ -11,6 +11,8 @@ from constraints.flow import Trace
 from constraints.layers import AVERAGES
 from recipe import IMAGE_SIZE
 
+LARGEST_SIZE = 256  # pixels
+
 
 def averages(traced: Trace) -> bool:
     """Whether all positions of the last map have the same influence on the logits.
@@ -40,13 +42,12 @@ def measure_receptive_field(traced: Trace) -> tuple[int, str]:
     tally = traced.receptive_field
     if any(layer.is_maximum for layer in traced.tally):
         return tally, f"{tally} by the tally of layers, because a gradient ends at a maximum"
-    size = (max(tally, IMAGE_SIZE) // IMAGE_SIZE + 2) * IMAGE_SIZE
+    size = min((max(tally, IMAGE_SIZE) // IMAGE_SIZE + 2) * IMAGE_SIZE, LARGEST_SIZE)
     try:
         larger = _run_positive(traced.network, size)
     except (RuntimeError, ValueError, AssertionError):
         larger = None
-    strides = [[(str(x), x.stride) for x in each.tally] for each in (larger, traced) if each]
-    if len(strides) < 2 or strides[0] != strides[1]:
+    if not larger or not _strides(larger) >= _strides(traced):
         return tally, f"{tally} by the tally of layers, because it takes 32x32 images alone"
     center = tuple(
         sum(piece.step * (piece.count // 2) for piece in pieces) if pieces else slice(None)
@@ -93,6 +94,10 @@ def _run_positive(network: nn.Module, size: int) -> Trace:
             weights[name] = positive.detach().requires_grad_(weight.requires_grad)
         with _Positive():
             return Trace(network, size=size, parameters=weights)
+
+
+def _strides(traced: Trace) -> set[tuple]:
+    return {(str(layer), layer.stride) for layer in traced.tally}
 
 
 def _gradient(value: Tensor, tensor: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def draw_network(
 
 def make_boxes(traced: Trace) -> list[Box]:
     """What the diagram shows of a network, in the order in which it runs; the output is last."""
-    maps = [layer for layer in traced.layers if _has_map(layer)]
+    maps = [layer for layer in traced.layers if layer.has_map]
     groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
     steps, dims = traced.steps, traced.dims
     adds = [step for step in steps if step.op in ("add", "add_") and len(step.inputs) > 1]
@@ -76,7 +76,7 @@ def make_boxes(traced: Trace) -> list[Box]:
         block = f"C{group[0].block}"
         boxes.append(Box(block, name, lines, _color(group), name in shortcuts, count))
     known = dict(traced.network.named_modules())
-    pooled = [x.name for x in traced.layers if not _has_map(x) and x.name in known]
+    pooled = [x.name for x in traced.layers if not x.has_map and x.name in known]
     drawn = {name for name, _ in groups}
     heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in drawn}
     sizes = ", ".join(f"{head.in_features} to {head.out_features}" for head in heads.values())
@@ -91,7 +91,7 @@ def _count_by_module(traced: Trace, modules: set[str]) -> Counter[str]:
     A parameter that is used outside of all of them, in a norm beside its convolution for example,
     counts in the module that ran before.
     """
-    box_of = {id(x.step): _module_name(x) if _has_map(x) else None for x in traced.layers}
+    box_of = {id(x.step): _module_name(x) if x.has_map else None for x in traced.layers}
     user_of, last = {}, None
     for step in traced.steps:
         last = box_of.get(id(step), last)
@@ -102,11 +102,6 @@ def _count_by_module(traced: Trace, modules: set[str]) -> Counter[str]:
         if parameter.requires_grad:
             counts[user_of.get(memory(parameter))] += parameter.numel()
     return counts
-
-
-def _has_map(layer: Layer) -> bool:
-    """Whether its output is a map; if not, it pools."""
-    return 1 not in layer.after.size
 
 
 def _module_name(layer: Layer) -> str:
@@ -205,7 +200,7 @@ def _draw_receptive_field(
     They are drawn around the image's middle pixel, where they lie if each convolution is padded
     by half its extent.
     """
-    grown = [x for x in layers if x.after.rf != x.before.rf and _has_map(x)]
+    grown = [x for x in layers if x.after.rf != x.before.rf and x.has_map]
     fields = {}  # each with the first layer that has it
     for layer in grown:
         fields.setdefault(layer.after.rf, _module_name(layer))
