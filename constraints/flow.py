@@ -182,8 +182,8 @@ class Trace:
             a, b = map(self.dims, step.inputs[-2:])
             kept, lost = [*a[:-1], b[-1]], [*a[-1], *b[-2]]
         elif result.dim() < len(dims[0]):
-            removed = step.arguments.get("dim") or range(len(dims[0]))
-            removed = [removed] if isinstance(removed, int) else removed
+            given = step.arguments.get("dim")
+            removed = [given] if isinstance(given, int) else given or range(len(dims[0]))
             removed = {dim % len(dims[0]) for dim in removed}
             kept = [pieces for dim, pieces in enumerate(dims[0]) if dim not in removed]
             lost = list(chain(*(dims[0][dim] for dim in removed)))

@@ -116,6 +116,7 @@ BROKEN = {
     "maximum of patches": (lambda: Edited(after={"c2b": lambda x: F.unfold(x, 3, padding=1).view(len(x), 20, 9, -1).amax(2).view_as(x)}), [MAX]),
     "maximum of slices": (lambda: Edited(after={"c2b": lambda x: torch.maximum(x[..., ::2], x[..., 1::2])}), [MAX, STRIDES]),
     "maximum of shifts": (lambda: Edited(after={"c2b": lambda x: torch.maximum(x, x.roll(1, 2))}), [MAX]),
+    "maximum of a stack": (lambda: Edited(after={"c2b": lambda x: torch.stack((x, x.roll(1, 3))).amax(0)}), [MAX]),
     "max-pooling of unfolded views": (lambda: Edited(after={"c2b": lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2))}), [MAX, STRIDES]),
     "3-D max-pooling": (lambda: Edited(after={"c2b": lambda x: F.max_pool3d(x[:, None], (1, 3, 3), 1, (0, 1, 1))[:, 0]}), [MAX]),
     "average and maximum": (lambda: Edited(lambda net, x: net.fc(x.mean((2, 3)) + x.amax((2, 3)))), [MAX, POOLING]),
