@@ -2,7 +2,7 @@
 
     data = load("cifar10")
     batches = training_batches(data, Recipe(), torch.device("cpu"), workers="auto")
-    for images, labels in batches.epoch(1):       # uint8 (B, 3, 32, 32), int64 (B,)
+    for images, labels, _ in batches.epoch(1):    # uint8 (B, 3, 32, 32), int64 (B,)
         ...
 
 Augmentation and order are a pure function of (seed, epoch, batch number): neither the number of
@@ -27,10 +27,13 @@ from inputs import augment
 from inputs.image_data import ImageData, hold_out, limit_training_set
 from inputs.sources import DATA_DIR, source_of
 from inputs.workers import ignore_interrupts
-from recipe import Recipe
+from recipe import EVALUATION_BATCH, Recipe
 
-Share = Callable[[int], slice]  # maps the size of a batch to what this process trains on
-all_images: Share = slice  # slice(size) is the whole batch
+Share = Callable[[int], slice]  # maps a number of images to those of them that are this process's
+all_images: Share = slice  # slice(count) is all of them
+# images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,) of this process, and the
+# number of images in the batch of all processes
+Batch = tuple[Tensor, Tensor, int]
 
 
 def load(
@@ -83,16 +86,31 @@ def training_batches(
     data: ImageData,
     recipe: Recipe,
     device: torch.device,
-    workers: int | str,
+    workers: int | str = 0,
+    share: Share = all_images,
     processes: int = 1,
 ) -> HostBatches | DeviceBatches:
     """The training set, augmented as the recipe says.
 
-    `workers` and `processes` are those of `worker_count`.
+    Args:
+        workers: the number of processes that augment, or "auto".
+        share: this process's part of each batch, if several processes train together.
+        processes: how many of them are on this machine.
     """
     if recipe.augment == "device":
-        return DeviceBatches(data, recipe, device)
-    return HostBatches(data, recipe, device, worker_count(workers, device, processes))
+        return DeviceBatches(data, recipe, device, share)
+    return HostBatches(data, recipe, device, worker_count(workers, device, processes), share)
+
+
+def evaluation_batches(
+    data: ImageData, device: torch.device, share: Share = all_images
+) -> list[tuple[Tensor, Tensor]]:
+    """This process's share of the test images, on `device`: uint8 (B, 3, 32, 32), int64 (B,)."""
+    chosen = share(len(data.test_labels))
+    images = as_tensor(data.test_images[chosen]).to(device)
+    labels = torch.from_numpy(data.test_labels[chosen]).to(device)
+    size = EVALUATION_BATCH[device.type]
+    return list(zip(images.split(size), labels.split(size), strict=True))
 
 
 def worker_count(workers: int | str, device: torch.device, processes: int = 1) -> int:
@@ -112,15 +130,21 @@ def worker_count(workers: int | str, device: torch.device, processes: int = 1) -
 
 
 class HostBatches:
-    """Batches that Albumentations augments, in `workers` processes, or in this one if that is 0.
+    """`epoch(n)` yields the batches of epoch n, which Albumentations augments.
+
+    It runs in `workers` processes, or in this one if that is 0.
 
     Each of several training processes augments the whole batch, since its random numbers are one
     sequence, and yields its share.
     """
 
-    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, workers: int):
-        self.seed, self.batch_size, self.device = recipe.seed, recipe.batch_size, device
+    def __init__(
+        self, data: ImageData, recipe: Recipe, device: torch.device, workers: int, share: Share
+    ):
+        self.seed, self.batch_size = recipe.seed, recipe.batch_size
+        self.device, self.share = device, share
         self.images = len(data.train_labels)
+        self.steps = count_steps(self.images, self.batch_size)  # of an epoch
         self.items = []  # what `AugmentedBatches` is asked for in the current epoch
         on_cuda = device.type == "cuda"
         self.loader = DataLoader(
@@ -136,8 +160,7 @@ class HostBatches:
             generator=torch.Generator(),
         )
 
-    def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
+    def epoch(self, epoch: int) -> Iterator[Batch]:
         order = augment.epoch_rng(self.seed, epoch).permutation(self.images)
         batches = np.split(order, range(self.batch_size, self.images, self.batch_size))
         self.items[:] = [(epoch, number, indices) for number, indices in enumerate(batches)]
@@ -145,8 +168,9 @@ class HostBatches:
         # next batch has put there (pytorch issue 189690)
         asynchronous = self.device.type == "cuda"
         for batch in self.loader:
-            parts = (part[share(len(part))] for part in batch)
-            yield tuple(part.to(self.device, non_blocking=asynchronous) for part in parts)
+            chosen = (part[self.share(len(part))] for part in batch)
+            images, labels = (x.to(self.device, non_blocking=asynchronous) for x in chosen)
+            yield images, labels, len(batch[1])
 
 
 class AugmentedBatches(Dataset):
@@ -169,40 +193,41 @@ class AugmentedBatches(Dataset):
 
 
 class DeviceBatches:
-    """Batches that the training device augments, from a data set that is on it as uint8.
+    """`epoch(n)` yields the batches of epoch n, which the training device augments.
+
+    The data set is on the device, as uint8.
 
     The random numbers of an epoch are drawn on the CPU and copied to the device before its first
-    batch; nothing is copied after that. `draw_epoch` is `augment.draw_epoch` or a variant of it.
+    batch; nothing is copied after that.
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        recipe: Recipe,
-        device: torch.device,
-        draw_epoch: Callable = augment.draw_epoch,
-    ):
-        self.recipe, self.draw_epoch = recipe, draw_epoch
+    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device, share: Share):
+        self.recipe, self.share = recipe, share
+        self.steps = count_steps(len(data.train_labels), recipe.batch_size)  # of an epoch
         self.images = torch.from_numpy(data.train_images).to(device)  # (N, H, W, C)
         self.labels = torch.from_numpy(data.train_labels).to(device)
         self.fill = torch.tensor(augment.hole_fill(data.mean), device=device)
 
-    def epoch(self, epoch: int, share: Share = all_images) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,)."""
+    def epoch(self, epoch: int) -> Iterator[Batch]:
         count, size = self.images.shape[:2]
-        order, draws = self.draw_epoch(self.recipe, epoch, count, size)
+        order, draws = augment.draw_epoch(self.recipe, epoch, count, size)
         drawn = (order, augment.sampling_matrices(draws, size), draws.hole)
         on_device = [torch.from_numpy(array).to(self.images.device) for array in drawn]
         parts = [tensor.split(self.recipe.batch_size) for tensor in on_device]
         hole_size = self.recipe.augmentation.hole_size
         for batch in zip(*parts, strict=True):
-            chosen, matrices, holes = (part[share(len(part))] for part in batch)
+            chosen, matrices, holes = (part[self.share(len(part))] for part in batch)
             images = self.images[chosen].permute(0, 3, 1, 2)
             augmented = augment.augment_batch(images, matrices, holes, hole_size, self.fill)
-            yield augmented, self.labels[chosen]
+            yield augmented, self.labels[chosen], len(batch[0])
 
 
-def endless(batches: HostBatches | DeviceBatches) -> Iterator[tuple[Tensor, Tensor]]:
+def count_steps(images: int, batch_size: int) -> int:
+    """The number of batches in an epoch; the last one may be smaller."""
+    return -(-images // batch_size)
+
+
+def endless(batches: HostBatches | DeviceBatches) -> Iterator[Batch]:
     """The batches of epoch 1, 2 and so on."""
     for epoch in itertools.count(1):
         yield from batches.epoch(epoch)

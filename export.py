@@ -12,17 +12,17 @@ requirements-export.txt.
 
 from __future__ import annotations
 
-import argparse
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
-from console.flags import Parser, a_path
-from inputs.sources import add_data_flags
+from console.files import check_writable, replacing
+from console.flags import parse, setting
+from inputs.sources import DATASET_HELP, DataFlags, parse_dataset
 from recipe import IMAGE_SIZE
 from records import names
-from records.files import check_writable, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,66 +35,73 @@ CALIBRATION_IMAGES = 1000
 TOLERANCE = 1e-3  # between logits of PyTorch and onnxruntime, which sum in another order
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Write a trained network as an ONNX file, compared with PyTorch.")
-    parser.add_argument(
-        "--checkpoint", metavar="FILE.pt", type=a_path, default=names.RESULTS / names.BEST,
-        help="the trained network",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", metavar="FILE.onnx", type=a_path,
-        help=f"file to write (default: {names.ONNX} beside the checkpoint)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--int8", action="store_true",
-        help="also write FILE.int8.onnx with 8-bit integers, calibrated on training images",
-    )  # fmt: skip
-    parser.add_argument(
-        "--page", metavar="DIR", type=a_path,
-        help="also write a folder with the page in demo/, the network and onnxruntime-web "
-    )  # fmt: skip
-    parser.add_argument(
-        "--repository", metavar="URL", type=web_address,
-        help="the page links to this address",
-    )  # fmt: skip
-    add_data_flags(parser, default=None)
-    args = parser.parse_args()
-    args.out = args.out or args.checkpoint.parent / names.ONNX
-    if args.out.suffix != ".onnx":
-        parser.error(f"argument --out: needs a name that ends in .onnx, not {str(args.out)!r}")
-    if args.int8 and not args.dataset:
-        parser.error("--int8 needs --dataset, whose training images it is calibrated on")
-    if args.repository and not args.page:
-        parser.error("--repository needs --page, the folder of the page that links to it")
-    return args
-
-
-def web_address(text: str) -> str:
-    """An argparse type: an address that a link may have."""
+def read_address(text: str) -> str:
+    """An address that a link may have."""
     if not text.startswith(("https://", "http://")):
-        raise argparse.ArgumentTypeError(
-            f"needs an address that starts with https:// or http://, not {text!r}"
-        )
+        raise ValueError(f"needs an address that starts with https:// or http://, not {text!r}")
     return text
 
 
+@dataclass(frozen=True)
+class Options(names.CheckpointFlag, DataFlags):
+    """options"""
+
+    dataset: str | None = setting(None, DATASET_HELP, parse_dataset, metavar="SOURCE")
+    out: Path | None = setting(
+        None,
+        f"file to write (default: {names.ONNX} beside the checkpoint)",
+        Path,
+        metavar="FILE.onnx",
+    )
+    int8: bool = setting(
+        False, "also write FILE.int8.onnx with 8-bit integers, calibrated on training images"
+    )
+    page: Path | None = setting(
+        None,
+        "also write a folder with the page in demo/, the network and onnxruntime-web",
+        Path,
+        metavar="DIR",
+    )
+    repository: str | None = setting(
+        None, "the page links to this address", read_address, metavar="URL"
+    )
+
+
+def check_flags(options: Options, out: Path) -> None:
+    if out.suffix != ".onnx":
+        raise UserError(
+            f"argument --out: needs a name that ends in .onnx, not {str(out)!r}", status=2
+        )
+    if options.int8 and not options.dataset:
+        raise UserError(
+            "--int8 needs --dataset, whose training images it is calibrated on", status=2
+        )
+    if options.repository and not options.page:
+        raise UserError(
+            "--repository needs --page, the folder of the page that links to it", status=2
+        )
+    check_writable(out.parent)
+    if options.page:
+        check_writable(options.page, "--page")
+
+
 def main() -> None:
-    args = parse_arguments()
-    check_writable(args.out.parent)
+    options = parse("Write a trained network as an ONNX file, compared with PyTorch.", Options)
+    out = options.out or options.checkpoint.parent / names.ONNX
+    check_flags(options, out)
 
     from data import load
     from records.onnx_file import onnx_bytes, onnx_logits
     from records.trained_net import TrainedNet
     from report.page import check_page_folder, page_facts, write_page
 
-    if args.page:
-        check_writable(args.page, "--page")
-        check_page_folder(args.page)
-    net = TrainedNet(args.checkpoint)
-    facts = page_facts(net, args.checkpoint.parent, args.repository) if args.page else {}
-    data = load(args.dataset, args.data_dir) if args.dataset else None
+    if options.page:
+        check_page_folder(options.page)
+    net = TrainedNet(options.checkpoint)
+    facts = page_facts(net, options.checkpoint.parent, options.repository) if options.page else {}
+    data = load(options.dataset, options.data_dir) if options.dataset else None
     if data:
-        data.check_classes(net.classes, args.checkpoint)
+        data.check_classes(net.classes, options.checkpoint)
     images, labels, compared = comparison_images(data)
     logits = net.logits(images).numpy()
 
@@ -103,21 +110,21 @@ def main() -> None:
     difference = abs(exported - logits).max()
     if not difference <= TOLERANCE:  # true for NaN as well
         raise UserError(f"the exported network's logits differ by {difference:.2g}; not kept")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(args.out) as path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as path:
         path.write_bytes(onnx)
     print(
-        f"{args.out}, {len(onnx) / 1000:.0f} kB: on {compared} its logits differ "
+        f"{out}, {len(onnx) / 1000:.0f} kB: on {compared} its logits differ "
         f"from PyTorch's by at most {difference:.1g}; {figures(exported, logits, labels)}"
     )
-    if args.int8:
-        int8 = write_int8(args.out, data)
+    if options.int8:
+        int8 = write_int8(out, data)
         size = f"{int8.stat().st_size / 1000:.0f} kB"
         print(f"{int8}, {size}: {figures(onnx_logits(int8, images), logits, labels)}")
-    if args.page:
-        size = f"{write_page(args.page, args.out, facts) / 1e6:.1f} MB"
-        server = f"python -m http.server --directory {shlex.quote(str(args.page))}"
-        print(f"{args.page}, {size}: {server}, then open http://localhost:8000/")
+    if options.page:
+        size = f"{write_page(options.page, out, facts) / 1e6:.1f} MB"
+        server = f"python -m http.server --directory {shlex.quote(str(options.page))}"
+        print(f"{options.page}, {size}: {server}, then open http://localhost:8000/")
 
 
 def comparison_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None, str]:
@@ -129,7 +136,7 @@ def comparison_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None
     if data:
         count = f"{len(data.test_labels):,}"
         images = as_tensor(data.test_images).contiguous()
-        kind = names.EVALUATED[data.evaluated]
+        kind = names.SPLITS[data.split]
         return images, data.test_labels, f"{count} {kind} images of {data.name}"
     shape = (RANDOM_IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

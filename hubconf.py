@@ -6,7 +6,7 @@ net = torch.hub.load("path/to/this/repository", "c1c2c3c4o", source="local")
 
 from os import PathLike
 
-from console.flags import REPOSITORY
+from console.files import REPOSITORY
 from records import names
 from records.trained_net import TrainedNet
 

@@ -11,12 +11,14 @@ broken.
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from console.errors import UserError
+from recipe import EVALUATION_BATCH
 
 
 class ConvBlock(nn.Sequential):
@@ -140,31 +142,46 @@ def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
     checkpoint stores them, so that `build_network(name, **arguments)` builds it again.
 
     Raises:
-        UserError: there is no such network.
+        UserError: there is no such network, or its constructor has other arguments.
     """
     if model not in NETWORKS:
         raise UserError(f"model.py has no network {model}; it has {', '.join(NETWORKS)}")
-    call = inspect.signature(NETWORKS[model]).bind(**arguments)
+    try:
+        call = inspect.signature(NETWORKS[model]).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{model} in model.py: {error}") from error
     call.apply_defaults()
     network = NETWORKS[model](**call.arguments)
     network.name, network.arguments = model, call.arguments
     return network
 
 
-class Normalise(nn.Module):
-    """uint8 (B, 3, H, W) -> float32 with mean 0 and standard deviation 1 over the training set.
+class Normalised(nn.Module):
+    """A network that takes images as they are: uint8 (B, 3, 32, 32) RGB -> logits (B, classes).
 
     `mean` and `std` are those of the training images, 0..1, per channel.
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
+        self.network = network
         std_ = torch.tensor(std).clamp(min=1e-6)
         self.register_buffer("scale", (1 / (255 * std_)).view(3, 1, 1))
         self.register_buffer("shift", (-torch.tensor(mean) / std_).view(3, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, H, W) with mean 0 and standard deviation 1 over the training set."""
         return torch.addcmul(self.shift, images, self.scale)  # one pass over the batch
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.normalise(images))
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, classes), on the CPU, of any number of images, in evaluation mode."""
+        self.eval()
+        batches = images.split(EVALUATION_BATCH[self.scale.device.type])
+        return torch.cat([self(batch.to(self.scale.device)).cpu() for batch in batches])
 
 
 if __name__ == "__main__":

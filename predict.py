@@ -10,85 +10,88 @@ instead; the others are classified all the same, and the exit status is 1. Image
 pixels as in training: transparent pixels on white, and squashed if they are not square.
 """
 
-import argparse
 import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from console.errors import CONTROL_CHARACTERS, print_error, run
-from console.flags import Parser, a_path, add_device_flag, number
-from records import names
-from records.files import check_writable
+from console.errors import CONTROL_CHARACTERS, UserError, print_error, run
+from console.files import check_writable
+from console.flags import Device, parse, setting
+from recipe import EVALUATION_BATCH
+from records.names import CheckpointFlag
 
-BATCH = 256  # images
 STDIN = "-"
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Classify images with a trained network.")
-    parser.add_argument(
-        "images", metavar="IMAGE", nargs="+",
-        help="an image file, a folder of them at any depth, or - for an image's bytes on stdin",
-    )  # fmt: skip
-    parser.add_argument(
-        "--checkpoint", metavar="FILE.pt", type=a_path, default=names.RESULTS / names.BEST,
-        help="the trained network",
-    )  # fmt: skip
-    parser.add_argument(
-        "--top", metavar="N", type=number(int, at_least=1), default=3,
-        help="number of classes to print for each image, the most probable first",
-    )  # fmt: skip
-    parser.add_argument(
-        "--explain", metavar="DIR", type=a_path,
-        help="also write a picture of each image with the class activation maps of its two most "
+@dataclass(frozen=True)
+class Options(CheckpointFlag, Device):
+    """options"""
+
+    images: Sequence[str] = setting(
+        (),
+        "an image file, a folder of them at any depth, or - for an image's bytes on stdin",
+        str,
+        flag="images",
+        metavar="IMAGE",
+        many=True,
+    )
+    top: int = setting(
+        3, "number of classes to print for each image, the most probable first", at_least=1
+    )
+    explain: Path | None = setting(
+        None,
+        "also write a picture of each image with the class activation maps of its two most "
         "probable classes; existing files are kept",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print a JSON object per image")
-    add_device_flag(parser)
-    args = parser.parse_args()
-    if args.images.count(STDIN) > 1:
-        parser.error("- stands for one image, and was given twice")
-    for name in args.images:
-        if name != STDIN and not (name and Path(name).exists()):
-            parser.error(f"there is no file or folder {name!r}")
-    return args
+        Path,
+        metavar="DIR",
+    )
+    json: bool = setting(False, "print a JSON object per image")
 
 
 def main() -> None:
-    args = parse_arguments()
-    if args.explain:
-        check_writable(args.explain, "--explain")
+    options = parse("Classify images with a trained network.", Options)
+    check_flags(options)
 
     from inputs.image_files import read_image
     from records.trained_net import TrainedNet
+    from report.activation_map import draw_explanations
     from training.devices import pick_device
 
-    net = TrainedNet(args.checkpoint).to(pick_device(args.device))
-    found, failed = files(args.images), False
-    while chunk := list(islice(found, BATCH)):
+    net = TrainedNet(options.checkpoint).to(pick_device(options.device))
+    found, has_failed = list_files(options.images), False
+    while chunk := list(islice(found, EVALUATION_BATCH["cpu"])):
         readable, images = [], []
         for name in chunk:
             try:
-                images.append(read_image(file_of(name)))
+                images.append(read_image(open_image(name)))
                 readable.append("stdin" if name == STDIN else name)
             except ValueError as error:
-                print_error(f"{printable(name)}: {error}")
-                failed = True
+                print_error(f"{make_printable(name)}: {error}")
+                has_failed = True
         if images:
             for name, values in zip(readable, net.probabilities(images).tolist(), strict=True):
-                print(line(name, values, net.classes, args), flush=True)
-            if args.explain:
-                from report.activation_map import draw_explanations
-
-                draw_explanations(net, images, readable, args.explain)
-    if failed:
+                print(format_line(name, values, net.classes, options), flush=True)
+            if options.explain:
+                draw_explanations(net, images, readable, options.explain)
+    if has_failed:
         sys.exit(1)
 
 
-def files(arguments: Sequence[str]) -> Iterator[str]:
+def check_flags(options: Options) -> None:
+    if options.images.count(STDIN) > 1:
+        raise UserError("- stands for one image, and was given twice", status=2)
+    for name in options.images:
+        if name != STDIN and not (name and Path(name).exists()):
+            raise UserError(f"there is no file or folder {name!r}", status=2)
+    if options.explain:
+        check_writable(options.explain, "--explain")
+
+
+def list_files(arguments: Sequence[str]) -> Iterator[str]:
     """Yields the arguments; replaces each folder by the files in it and below, without hidden ones.
 
     Yields a folder without files itself, to be refused as no image.
@@ -102,7 +105,7 @@ def files(arguments: Sequence[str]) -> Iterator[str]:
             yield from [file.path for file in files_below(argument)] or [argument]
 
 
-def file_of(name: str) -> Path | io.BytesIO:
+def open_image(name: str) -> Path | io.BytesIO:
     if name != STDIN:
         return Path(name)
     if sys.stdin is None:
@@ -110,21 +113,19 @@ def file_of(name: str) -> Path | io.BytesIO:
     return io.BytesIO(sys.stdin.buffer.read())
 
 
-def line(
-    name: str, probabilities: list[float], classes: list[str], args: argparse.Namespace
-) -> str:
+def format_line(name: str, probabilities: list[float], classes: list[str], options: Options) -> str:
     """The most probable classes of an image, as text or as JSON."""
     ranked = sorted(zip(classes, probabilities, strict=True), key=lambda pair: -pair[1])
-    top = ranked[: args.top]
-    if args.json:
+    top = ranked[: options.top]
+    if options.json:
         predictions = [{"class": label, "probability": value} for label, value in top]
         return json.dumps({"image": name, "predictions": predictions}, ensure_ascii=False)
-    return f"{printable(name)}: " + ", ".join(
+    return f"{make_printable(name)}: " + ", ".join(
         f"{label} {100 * value:.1f} %" for label, value in top
     )
 
 
-def printable(name: str) -> str:
+def make_printable(name: str) -> str:
     """A file name with "?" for each character that a terminal would obey."""
     return CONTROL_CHARACTERS.sub("?", name)
 

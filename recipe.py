@@ -1,26 +1,24 @@
 """The settings that decide the result of a run: default, bounds and help text, in one place.
 
-`train.py` makes a flag of each field. `--resume` continues a run only with the same recipe, data
-and teacher, if any.
+`train.py` makes a flag of each field. A run's recipe is stored as nested JSON in its config.json,
+its checkpoints and the table of runs. `--resume` goes on only with the same recipe and data.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+
+from console.flags import setting
 
 IMAGE_SIZE = 32  # pixels; the side of every image that a network gets
+# images at a time where nothing is trained; on a CPU more is no faster
+EVALUATION_BATCH = {"cpu": 250, "cuda": 2000, "mps": 2000}
 NETWORKS = ("Net", "ResidualNet")  # classes in model.py
 AUGMENTERS = ("albumentations", "device")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-def setting(default: Any, help: str, choices: tuple[str, ...] | None = None, **bounds: float):
-    """A field with a default, a help text, and choices or bounds (see `console.flags.number`)."""
-    return field(default=default, metadata={"help": help, "choices": choices, "bounds": bounds})
-
-
 @dataclass(frozen=True)
 class Network:
-    """The network's class in `model.py`, and the constructor's arguments that have a flag.
+    """network: its class in model.py, and the constructor's arguments that have a flag.
 
     A field added here becomes a flag of train.py; the constructor of every class in NETWORKS must
     take it, and `num_classes`.
@@ -50,16 +48,18 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings that affect the result."""
+    """recipe (settings that decide the result)"""
 
     epochs: int = setting(25, "passes over the training images", at_least=1)
     batch_size: int = setting(
         128, "images per optimizer step; an epoch's last batch may be smaller", at_least=1
     )
-    lr: float = setting(
+    lr_per_image: float = setting(
         0.001,
         "peak learning rate divided by the batch size: the learning rate of Muon and SGD peaks at "
         "LR x batch size",
+        flag="--lr",
+        metavar="LR",
         above=0,
     )
     warmup: float = setting(
@@ -95,18 +95,20 @@ class Recipe:
     )
     precision: str = setting(
         "auto",
-        "number format of the training steps; auto is bfloat16 on CUDA (float16 before Ampere) and "
-        "float32 elsewhere. Some CPUs train faster in bfloat16, others slower; "
+        "number format of the training steps; auto is bfloat16 on CUDA where the GPU has it, "
+        "else float32. Some CPUs train faster in bfloat16, others slower; "
         "python -m experiments.bench measures it",
         choices=PRECISIONS,
     )
     seed: int = setting(
         0, "seed of initial weights, data order and augmentation", at_least=0, below=2**32
     )
+    # the fingerprint of the teacher's weights; "" without one
+    teacher: str = ""
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
 
     @property
     def peak_lr(self) -> float:
         """The highest learning rate of the run."""
-        return self.lr * self.batch_size
+        return self.lr_per_image * self.batch_size

@@ -12,293 +12,266 @@ Leaves a log, checkpoints and pictures in the folder --out (records/names.py lis
 
 from __future__ import annotations
 
-import argparse
-from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from console.errors import (
-    UserError,
-    command_line,
-    is_writing_process,
-    print_error,
-    run,
-    stop_delayed,
-)
-from console.flags import (
-    Parser,
-    a_path,
-    add_setting_flags,
-    add_speed_flags,
-    as_flags,
-    as_typed,
-    number,
-    settings_from,
-)
-from inputs.sources import add_data_flags
+from console.errors import UserError, print_error, rank, run
+from console.files import check_file, check_writable
+from console.flags import Device, flag_name, join_flags, parse, read_workers, setting
+from inputs.sources import DataFlags
 from recipe import Recipe
 from records import names
-from records.files import check_writable, existing, sole_writer
-from training.progress import (
-    explained_peak,
-    how_to_resume,
-    print_data,
-    print_epoch,
-    print_summary,
-    warn_of_a_high_loss,
-    warn_of_a_slow_precision,
-)
 
 if TYPE_CHECKING:  # at run time they are imported after the flags are checked
     import torch
-    from torch import Tensor
+    from torch import nn
 
+    from constraints.checks import Check
+    from constraints.trace import Trace
     from data import DeviceBatches, HostBatches
     from inputs.image_data import ImageData
-    from records.checkpoints import Checkpoint
-    from records.run import Config, LogRow
+    from records.results import Config, LogRow
+    from records.run import Run
     from report.tensorboard import Board
-    from training.processes import World
-    from training.trainer import Trainer
+    from training.engine import TrainingStep
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Train a network of model.py; see README.md.")
-    data = parser.add_argument_group("data")
-    add_data_flags(data)
-    data.add_argument(
-        "--limit-train", metavar="N", type=number(int, at_least=1),
-        help="use N random training images only, for a quick look (default: all)",
-    )  # fmt: skip
-    data.add_argument(
-        "--holdout", metavar="N", type=number(int, at_least=1),
-        help="evaluate on N of the training images, stratified by class, in place of the test set; "
-        "use it to choose settings. The images are the same for every seed",
-    )  # fmt: skip
-    recipe = parser.add_argument_group("recipe (settings that affect the result)")
-    add_setting_flags(recipe, Recipe)
-    recipe.add_argument(
-        "--teacher", metavar="FILE.pt", type=a_path,
-        help="checkpoint of a trained network; the loss also has the divergence from its "
-        "probabilities (--teacher-weight), and labels are not smoothed",
-    )  # fmt: skip
-    run_flags = parser.add_argument_group("run")
-    add_speed_flags(run_flags)
-    run_flags.add_argument(
-        "--out", metavar="DIR", type=a_path, default=names.RESULTS,
-        help="folder of the run; after the first epoch, an earlier run in it is moved to "
-        "DIR/archive/",
-    )  # fmt: skip
-    run_flags.add_argument(
-        "--tensorboard", action="store_true", help="also log for TensorBoard, in DIR/tensorboard/"
+@dataclass(frozen=True)
+class Options(DataFlags, Device):
+    """options: what does not decide the result, or changes the data"""
+
+    limit_train: int | None = setting(
+        None, "use N random training images only, for a quick look (default: all)", int, at_least=1
     )
-    one_of = run_flags.add_mutually_exclusive_group()
-    one_of.add_argument(
-        "--resume", action="store_true",
-        help="continue the run in --out, with the same flags; draw a finished one's pictures again",
-    )  # fmt: skip
-    one_of.add_argument(
-        "--find-lr", action="store_true",
-        help="in place of a run, take up to 200 steps at a rising learning rate and draw the loss "
-        "in DIR/plots/",
-    )  # fmt: skip
-    return parser.parse_args()
-
-
-def check_flags(args: argparse.Namespace, recipe: Recipe) -> None:
-    """Refuses flags that contradict each other or the files in --out."""
-    for name in ("teacher_weight", "temperature"):
-        if not args.teacher and getattr(recipe, name) != getattr(Recipe, name):
-            raise UserError(f"--{name.replace('_', '-')} needs --teacher FILE.pt", status=2)
-    if args.teacher and recipe.label_smoothing != Recipe.label_smoothing:
-        raise UserError("--label-smoothing has no effect with --teacher; leave it out", status=2)
-    if not is_writing_process():
-        return
-    check_writable(args.out)
-    moved_away = [] if args.find_lr else [(args.out / name).resolve() for name in names.RUN_FILES]
-    if args.teacher and existing(args.teacher).resolve() in moved_away:
-        raise UserError(
-            f"--teacher {args.teacher} belongs to the run in --out, which this run would move "
-            "to archive/; give another --out"
-        )
-    if args.resume and not (args.out / names.LAST).exists():
-        raise UserError(f"{args.out / names.LAST} is missing: leave out --resume to start anew")
+    holdout: int | None = setting(
+        None,
+        "evaluate on N of the training images, stratified by class, in place of the test set; use "
+        "it to choose settings. The images are the same for every seed",
+        int,
+        at_least=1,
+    )
+    teacher: Path | None = setting(
+        None,
+        "checkpoint of a trained network; the loss also has the divergence from its "
+        "probabilities (--teacher-weight), and labels are not smoothed",
+        Path,
+        metavar="FILE.pt",
+    )
+    workers: str | int = setting(
+        "auto",
+        "processes that run Albumentations; with 0 it runs between the training steps. auto is 0 "
+        "on one or two CPU cores without a GPU. The result is the same",
+        read_workers,
+        metavar="N",
+    )
+    compile: bool = setting(
+        False, "compile the network with torch.compile, which takes a minute or so; for GPUs"
+    )
+    out: Path = setting(
+        names.RESULTS,
+        "folder of the run; after the first epoch, an earlier run in it is moved to DIR/archive/",
+        metavar="DIR",
+    )
+    tensorboard: bool = setting(False, "also log for TensorBoard, in DIR/tensorboard/")
+    resume: bool = setting(
+        False,
+        "continue the run in --out, with the same flags; draw a finished one's pictures again",
+    )
+    find_lr: bool = setting(
+        False,
+        "in place of a run, take up to 200 steps at a rising learning rate and draw the loss in "
+        "DIR/plots/",
+    )
 
 
 def main() -> None:
-    args = parse_arguments()
-    recipe = settings_from(Recipe, args)
-    check_flags(args, recipe)
+    recipe, options = parse("Train a network of model.py; see README.md.", Recipe, Options)
+    check_flags(recipe, options)
 
-    if args.tensorboard:
-        import tensorboard  # noqa: F401, without it the run is refused here
+    import torch  # this and what follows takes seconds, so a mistyped flag is told before
 
-    from constraints.trace import trace
-    from data import check_batch_size, load, training_batches
-    from model import build_network
-    from training.devices import keep_freed_memory, pick_device
-    from training.failures import explained_failures
-    from training.processes import join, this_process
+    from data import check_batch_size, evaluation_batches, load, training_batches
+    from model import Normalised, build_network
+    from records.results import make_config
+    from records.trained_net import load_teacher
+    from training import devices, engine, losses, processes
+    from training.optimizers import make_optimizers, make_schedules
 
-    world = this_process()
-    log = []  # the finished epochs
-    device = pick_device(args.device, world)
-    quiet = nullcontext() if world.is_first else redirect_stdout(None)
-    with explained_failures(lambda: how_to_resume(args, world, log), world), quiet:
-        # tells what an edit broke before data is downloaded
-        trace(build_network(num_classes=10, **asdict(recipe.network)))
-        data = load(args.dataset, args.data_dir, args.limit_train, args.holdout)
-        keep_freed_memory()
-        print_data(data)
-        check_batch_size(recipe.batch_size, len(data.train_labels), world.size)
-        join(world, device)  # after the download: joined processes wait for TIMEOUT at most
-        batches = training_batches(data, recipe, device, args.workers, world.local_size)
-        trainer = make_trainer(args, recipe, data, device, world)
-        with sole_writer(args.out) if world.is_first else nullcontext():
-            if args.find_lr:
-                find_learning_rate(args.out / names.RANGE_TEST, trainer, batches)
-            else:
-                train(args, trainer, batches, log)
-        world.wait_for_all()  # until the first one has drawn the pictures
+    # ---- process and device
+    world = processes.World.from_torchrun()
+    device = devices.pick_device(options.device, world)
 
+    # ---- data: uint8 images in memory, with their mean and standard deviation
+    data = load(options.dataset, options.data_dir, options.limit_train, options.holdout)
+    check_batch_size(recipe.batch_size, len(data.train_labels), world.size)
+    world.join(device)  # after the download, for which joined processes would have to wait
+    batches = training_batches(data, recipe, device, options.workers, world.share, world.local_size)
+    test_batches = evaluation_batches(data, device, world.share)
 
-def make_trainer(
-    args: argparse.Namespace, recipe: Recipe, data: ImageData, device: torch.device, world: World
-) -> Trainer:
-    """Builds the network and its trainer."""
-    import torch
-
-    from constraints.checks import check
-    from constraints.tables import count_parameters
-    from constraints.trace import trace
-    from model import build_network
-    from training.devices import device_description
-    from training.distillation import distillation, fingerprint, load_teacher
-    from training.find_lr import rising_schedule
-    from training.trainer import Trainer
-
+    # ---- network: a wrong output is an error, a broken constraint a warning
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-    # before the trainer puts other convolutions in place of slow ones
-    checks = check(trace(network, len(data.classes)))
-    options, teacher = {}, None  # those of Trainer that differ from their defaults
-    if args.find_lr:
-        options["schedule"] = rising_schedule
-    if args.teacher:
-        teacher = load_teacher(args.teacher, data, device)
-        options["loss"] = distillation(teacher)
-        print(f"teacher: {args.teacher}, {teacher.network.name}", flush=True)
-    trainer = Trainer(network, data, recipe, device, compiled=args.compile, world=world, **options)
-    trainer.checks = checks
-    trainer.settings |= {
-        "--limit-train": args.limit_train,
-        "--holdout": args.holdout,
-        "teacher": fingerprint(teacher) if teacher else None,
-    }
-    size = f"{network.name}, {count_parameters(network):,} parameters"
-    print(f"network: {size}, on {device_description(device)}", flush=True)
-    warn_of_a_slow_precision(trainer)
-    return trainer
+    traced, checks = check_network(network, recipe, data)
+    forward = Normalised(network, data.mean, data.std).to(device)
+    precision = devices.prepare(forward, recipe.precision, device)
+
+    # ---- loss, optimizers, schedules: together they are a training step
+    recipe, teacher = load_teacher(recipe, options.teacher, data, device)
+    loss = losses.make_loss(recipe, teacher)
+    optimizers = make_optimizers(network, recipe)
+    schedules = make_schedules(optimizers, recipe, recipe.epochs * batches.steps)
+    step = engine.TrainingStep(
+        forward, loss, optimizers, schedules, precision, options.compile, world
+    )
+    if options.find_lr:
+        find_learning_rate(options.out, step, batches, recipe)
+        return
+    place, command = devices.describe_device(device, world.size), world.command()
+    config = make_config(recipe, options, data, network, checks, teacher, place, command)
+    train(config, options, step, batches, test_batches, data, traced)
 
 
 def train(
-    args: argparse.Namespace,
-    trainer: Trainer,
+    config: Config,
+    options: Options,
+    step: TrainingStep,
     batches: HostBatches | DeviceBatches,
-    log: list[LogRow],
+    test_batches: list[tuple[torch.Tensor, torch.Tensor]],
+    data: ImageData,
+    traced: Trace,
 ) -> None:
-    """Trains the epochs that are left, adds each to `log` and keeps it; then draws pictures."""
-    from records.run import best_epoch, save_epoch, start_run
-
-    world, board = trainer.world, None
-    print(f"learning rate: {explained_peak(trainer.recipe)}", flush=True)
-    config, best = start_or_resume(args, trainer, log)
-    if world.is_first and args.tensorboard:
-        from report.tensorboard import Board
-
-        board = Board(args.out, len(log))
-    for epoch in range(len(log) + 1, args.epochs + 1):
-        row = trainer.run_epoch(epoch, batches)
-        is_best = best_epoch([*log, row]) is row
-        with stop_delayed():  # an epoch is kept as a whole or not at all
-            if world.is_first:
-                if epoch == 1 and (archived := start_run(args.out, config)):
-                    print(f"the earlier run in {args.out} is now in {archived}", flush=True)
-                checkpoint = trainer.checkpoint([*log, row])
-                save_epoch(args.out, config, [*log, row], checkpoint)
-                best = checkpoint if is_best else best
-            log.append(row)
-        if board:
-            board.add_epoch(row)
-        print_epoch(row, args.epochs, trainer.data.evaluated, is_best)
-        warn_of_a_high_loss(row, trainer)
-    if world.is_first:
-        draw(args, trainer, best, log, next(batches.epoch(1)), board)
-    print_summary(args, trainer.data.evaluated, log)
-
-
-def start_or_resume(
-    args: argparse.Namespace, trainer: Trainer, log: list[LogRow]
-) -> tuple[Config | None, Checkpoint | None]:
-    """With --resume, adds the epochs of the run in --out to `log` and goes on with its files.
-
-    Returns:
-        In the process that writes, the run's config and its best checkpoint so far.
-    """
-    from records.checkpoints import load_checkpoint
-    from records.run import best_checkpoint, continue_run
-
-    world, last = trainer.world, args.out / names.LAST
-    if args.resume:
-        checkpoint = world.from_first(lambda: load_checkpoint(last))
-        log += trainer.resume(checkpoint, last)
-        print(f"resumed after epoch {len(log)} of {args.epochs}", flush=True)
-    if not world.is_first:
-        return None, None
-    checks = trainer.checks
-    if broken := ", ".join(each.constraint for each in checks if not each.passed):
-        flags = as_typed(as_flags(trainer.recipe.network))
-        print_error(
-            f"warning: the network breaks constraints ({broken}); see python model.py {flags}"
-        )
-    config = trainer.config(command_line(), vars(args), checks)
-    if not args.resume:
-        return config, None
-    best = best_checkpoint(args.out, checkpoint, log)
-    return continue_run(args.out, config, log), best
-
-
-def draw(
-    args: argparse.Namespace,
-    trainer: Trainer,
-    best: Checkpoint,
-    log: list[LogRow],
-    first_batch: tuple[Tensor, Tensor],
-    board: Board | None,
-) -> None:
-    """Writes the tables and pictures of the finished run; an error says how to do it later."""
+    """Trains, evaluates and saves each epoch that is left, then draws the pictures of the run."""
+    from records.run import open_run
+    from report.progress import print_epoch, print_start, print_summary
     from report.results import draw_results
 
-    try:
-        figures = draw_results(args.out, trainer, best, log, first_batch)
-        if board:
-            board.add_figures(figures, len(log))
-    except (UserError, OSError) as error:
-        raise UserError(f"{error}; {how_to_resume(args, trainer.world, log)}") from error
+    world, forward = step.world, step.forward
+
+    # ---- the run's folder: locked; an earlier run in it is archived at the first save
+    with open_run(options.out, config, world.is_first) as run:
+        if options.resume:
+            step.load_state_dict(run.resume(world.from_first(run.load_last), forward.network))
+        print_start(run)
+        board = open_board(run, options.tensorboard)
+
+        # ---- epochs: train, evaluate, one row, saved as a whole or not at all
+        for epoch in run.remaining_epochs:
+            row = run_epoch(epoch, config.recipe, step, batches, test_batches)
+            run.save(row, forward.network, step.state_dict())
+            print_epoch(row, run)
+            if board:
+                board.add_epoch(row, config.split)
+
+        # ---- tables and pictures of the finished run, with the weights of its best epoch
+        if run.writes:
+            figures = draw_results(run, forward, data, traced, next(batches.epoch(1)))
+            if board:
+                board.add_figures(figures, len(run.log))
+        print_summary(run)
+        world.wait_for_all()  # until the first process has drawn the pictures
 
 
-def find_learning_rate(path: Path, trainer: Trainer, batches: HostBatches | DeviceBatches) -> None:
-    """Draws the loss against the learning rate at `path`."""
+def run_epoch(
+    epoch: int,
+    recipe: Recipe,
+    step: TrainingStep,
+    batches: HostBatches | DeviceBatches,
+    test_batches: list[tuple[torch.Tensor, torch.Tensor]],
+) -> LogRow:
+    """Trains on every image once, then evaluates."""
+    import torch
+    from tqdm import tqdm
+
+    from inputs.augment import batch_seed
+    from records.results import make_row
+    from training.engine import evaluate, train_one_epoch
+
+    # for layers that draw random numbers, dropout for example: each process draws others, and a
+    # resumed run draws the same
+    torch.manual_seed(batch_seed(recipe.seed, epoch, step.world.rank))
+    title, lr = f"epoch {epoch}/{recipe.epochs}", step.learning_rate
+    hidden = None if step.world.is_first else True  # None hides the bar where no terminal is
+    bar = tqdm(batches.epoch(epoch), title, batches.steps, leave=False, disable=hidden)
+    trained = train_one_epoch(step, bar, recipe.batch_size)
+    evaluated = evaluate(step.forward, test_batches, step.world)
+    return make_row(epoch, lr, trained, evaluated)
+
+
+def check_flags(recipe: Recipe, options: Options) -> None:
+    """Refuses flags that contradict each other or the files in --out."""
+    if options.resume and options.find_lr:
+        raise UserError("--resume: not allowed with --find-lr", status=2)
+    if options.find_lr and rank("WORLD_SIZE") > 1:
+        raise UserError("--find-lr is for one process: leave out torchrun")
+    for name in ("teacher_weight", "temperature"):
+        if not options.teacher and getattr(recipe, name) != getattr(Recipe, name):
+            raise UserError(f"{flag_name(name)} needs --teacher FILE.pt", status=2)
+    if options.teacher and recipe.label_smoothing != Recipe.label_smoothing:
+        raise UserError("--label-smoothing has no effect with --teacher; leave it out", status=2)
+    if options.tensorboard:
+        import tensorboard  # noqa: F401, without it the run is refused here
+    if rank() > 0:
+        return
+    check_writable(options.out)
+    moved_away = [(options.out / name).resolve() for name in names.RUN_FILES]
+    if options.teacher and check_file(options.teacher).resolve() in moved_away:
+        raise UserError(
+            f"--teacher {options.teacher} belongs to the run in --out, which this run would move "
+            "to archive/; give another --out"
+        )
+    if options.resume and not (options.out / names.LAST).exists():
+        raise UserError(f"{options.out / names.LAST} is missing: leave out --resume to start anew")
+
+
+def check_network(network: nn.Module, recipe: Recipe, data: ImageData) -> tuple[Trace, list[Check]]:
+    """Traces the network once, prints its size, and warns of each constraint that it breaks."""
+    from constraints.checks import check
+    from constraints.tables import count_parameters
+    from constraints.trace import trace
+
+    traced = trace(network, len(data.classes))
+    mean, std = ("/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
+    print(
+        f"data: {data.name}, {len(data.train_labels):,} training and {len(data.test_labels):,} "
+        f"{names.SPLITS[data.split]} images, {len(data.classes)} classes, RGB mean {mean} std {std}"
+    )
+    print(f"network: {network.name}, {count_parameters(network):,} parameters", flush=True)
+    checks = check(traced)
+    if broken := ", ".join(each.constraint for each in checks if not each.passed):
+        print_error(
+            f"warning: the network breaks constraints ({broken}); see python model.py "
+            f"{join_flags(recipe.network)}"
+        )
+    return traced, checks
+
+
+def find_learning_rate(
+    out: Path, step: TrainingStep, batches: HostBatches | DeviceBatches, recipe: Recipe
+) -> None:
+    """Draws the loss against the learning rate."""
+    from data import endless
+    from records.run import lock_folder
     from report.pictures import draw_range_test
     from training.find_lr import STEPS, find_lr
 
-    if trainer.world.size > 1:
-        raise UserError("--find-lr is for one process: leave out torchrun")
-    print(f"--find-lr takes up to {STEPS} training steps, at a rising learning rate", flush=True)
-    result = find_lr(trainer, batches)
-    draw_range_test(*result, path)
-    print(f"the loss fell fastest at --lr {result.steepest:.1g}; {path} shows it")
+    with lock_folder(out):
+        print(
+            f"--find-lr takes up to {STEPS} training steps, at a rising learning rate", flush=True
+        )
+        result = find_lr(step, endless(batches), recipe)
+        picture = out / names.RANGE_TEST
+        draw_range_test(*result, picture)
+        print(f"the loss fell fastest at --lr {result.steepest:.1g}; {picture} shows it")
+
+
+def open_board(run: Run, is_wanted: bool) -> Board | None:
+    """What logs for TensorBoard, with --tensorboard."""
+    if not (is_wanted and run.writes):
+        return None
+    from report.tensorboard import Board
+
+    return Board(run.out, len(run.log))
 
 
 if __name__ == "__main__":

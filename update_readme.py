@@ -9,73 +9,79 @@ lists the names. A file need not have all of them. The rest of it is kept byte f
 data set nor a GPU is needed.
 """
 
-import argparse
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import UserError, command_line, run
-from console.flags import Parser, a_path
+from console.files import check_writable, replacing
+from console.flags import parse, setting
 from records import names
-from records.files import check_writable, replacing
 
 Spans = dict[str, tuple[int, int]]  # where the content of each block begins and ends
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Write the results of a run into the README, between its markers.")
-    parser.add_argument(
-        "--results", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of the run"
-    )
-    parser.add_argument(
-        "--readme", metavar="FILE", type=a_path, nargs="+", default=[names.README],
-        help="files to update; with README.md, also the files in docs/ that have markers "
+@dataclass(frozen=True)
+class Options:
+    """options"""
+
+    results: Path = setting(names.RESULTS, "folder of the run", metavar="DIR")
+    readme: Sequence[Path] = setting(
+        (names.README,),
+        "files to update; with README.md, also the files in docs/ that have markers "
         f"(default: {names.README})",
-    )  # fmt: skip
-    one_of = parser.add_mutually_exclusive_group()
-    one_of.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if the README is out of date"
+        Path,
+        metavar="FILE",
+        many=True,
     )
-    one_of.add_argument(
-        "--compare", metavar="DIR", type=a_path, nargs="+",
-        help="print a table of the runs in these folders and draw their curves; no README "
-    )  # fmt: skip
-    return parser.parse_args()
+    check: bool = setting(False, "write nothing; exit 1 if the README is out of date")
+    compare: Sequence[Path] | None = setting(
+        None,
+        "print a table of the runs in these folders and draw their curves; no README",
+        Path,
+        metavar="DIR",
+        many=True,
+    )
 
 
 def main() -> None:
-    args = parse_arguments()
-    if args.compare:
+    options = parse("Write the results of a run into the README, between its markers.", Options)
+    if options.check and options.compare:
+        raise UserError("--compare: not allowed with --check", status=2)
+    if options.compare:
         from report.comparison import compare
 
-        check_writable(args.results, "--results")
-        print(compare(args.compare, args.results / names.COMPARISON))
+        check_writable(options.results, "--results")
+        print(compare(options.compare, options.results / names.COMPARISON))
         return
 
     from report.blocks import BLOCKS
 
-    if not args.results.is_dir():
-        raise UserError(f"--results {args.results} is not a folder; give the folder of a run")
-    texts = {page: read_page(page) for page in args.readme}
-    if names.README.resolve() in map(Path.resolve, args.readme):
+    if not options.results.is_dir():
+        raise UserError(f"--results {options.results} is not a folder; give the folder of a run")
+    texts = {page: read_page(page) for page in options.readme}
+    if names.README.resolve() in map(Path.resolve, options.readme):
         docs = {page: read_page(page) for page in (names.README.parent / "docs").glob("*.md")}
         texts |= {page: docs[page] for page in sorted(docs) if markers(docs[page], BLOCKS)}
     spans = {page: find_blocks(texts[page], BLOCKS, page) for page in texts}
     if absent := [name for name in BLOCKS if not any(name in found for found in spans.values())]:
-        files = ", ".join(map(str, args.readme))
+        files = ", ".join(map(str, options.readme))
         print(f"{files}: there are no markers for {', '.join(absent)}; these blocks are left out")
-    updated = {page: updated_page(texts[page], page, spans[page], args.results) for page in texts}
+    updated = {
+        page: updated_page(texts[page], page, spans[page], options.results) for page in texts
+    }
     outdated = [page for page in texts if updated[page] != texts[page]]
-    shown = ", ".join(map(str, outdated or args.readme))
-    if args.check and outdated:
+    shown = ", ".join(map(str, outdated or options.readme))
+    if options.check and outdated:
         raise UserError(f"{shown}: out of date; run {command_line().replace(' --check', '')}")
     for page in outdated:
         target = page.resolve()  # the target of a link is rewritten, not the link replaced
         with replacing(target) as beside:
             beside.write_bytes(updated[page])
             shutil.copymode(target, beside)
-    print(f"{shown}: {f'now with the run in {args.results}' if outdated else 'up to date'}")
+    print(f"{shown}: {f'now with the run in {options.results}' if outdated else 'up to date'}")
 
 
 def read_page(path: Path) -> bytes:

@@ -7,40 +7,39 @@
 Also writes each picture enlarged as a tile, into a folder named after --save.
 """
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
-from console.errors import run
-from console.flags import Parser, a_path, add_setting_flags, number, settings_from
-from inputs.sources import add_data_flags
-from recipe import Augmentation, Recipe
+from console.errors import UserError, run
+from console.files import check_writable
+from console.flags import parse, setting
+from inputs.sources import DataFlags
+from recipe import AUGMENTERS, Augmentation, Recipe
 from records import names
-from records.files import check_writable
 
 VERSIONS = 7  # augmented versions beside each original
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Draw training images beside augmented versions of them.")
-    add_data_flags(parser)
-    add_setting_flags(parser, Recipe, "augment", "seed", "augmentation")
-    parser.add_argument(
-        "--n", metavar="N", type=number(int, at_least=1, at_most=100), default=8,
-        help="number of images",
-    )  # fmt: skip
-    parser.add_argument(
-        "--save", metavar="FILE.png", type=a_path,
-        default=names.RESULTS / names.AUGMENTATION_DEMO, help="file of the grid",
-    )  # fmt: skip
-    args = parser.parse_args()
-    if args.save.suffix.lower() != ".png":
-        parser.error(f"argument --save: needs a name that ends in .png, not {str(args.save)!r}")
-    return args
+@dataclass(frozen=True)
+class Options(DataFlags):
+    """options"""
+
+    augment: str = setting(Recipe.augment, "where images are augmented", choices=AUGMENTERS)
+    seed: int = setting(Recipe.seed, "seed of the augmentation", at_least=0, below=2**32)
+    n: int = setting(8, "number of images", at_least=1, at_most=100)
+    save: Path = setting(
+        names.RESULTS / names.AUGMENTATION_DEMO, "file of the grid", metavar="FILE.png"
+    )
 
 
 def main() -> None:
-    args = parse_arguments()
-    check_writable(args.save.parent, "--save")
-    augmentation = settings_from(Augmentation, args)
+    about = "Draw training images beside augmented versions of them."
+    options, augmentation = parse(about, Options, Augmentation)
+    if options.save.suffix.lower() != ".png":
+        raise UserError(
+            f"argument --save: needs a name that ends in .png, not {str(options.save)!r}", status=2
+        )
+    check_writable(options.save.parent, "--save")
 
     import numpy as np
 
@@ -48,11 +47,11 @@ def main() -> None:
     from inputs.augment import augment_images
     from report.pictures import draw_grid, write_tiles
 
-    data = load(args.dataset, args.data_dir)
-    shown = np.random.default_rng(args.seed).permutation(len(data.train_labels))[: args.n]
+    data = load(options.dataset, options.data_dir)
+    shown = np.random.default_rng(options.seed).permutation(len(data.train_labels))[: options.n]
     originals = data.train_images[shown]
     versions = originals.repeat(VERSIONS, axis=0)
-    augmented = augment_images(versions, augmentation, data.mean, args.augment, args.seed)
+    augmented = augment_images(versions, augmentation, data.mean, options.augment, options.seed)
     images, titles, captions = [], [], []
     for row, index in enumerate(shown):
         name = data.classes[data.train_labels[index]]
@@ -63,14 +62,14 @@ def main() -> None:
 
     mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
     text = (
-        f"{data.name}: original images on the left, then --augment {args.augment}. "
+        f"{data.name}: original images on the left, then --augment {options.augment}. "
         f"RGB mean {mean}, std {std}"
     )
-    draw_grid(np.stack(images), titles, VERSIONS + 1, text, args.save)
-    folder = args.save.with_name(f"{args.save.stem}_tiles")
+    draw_grid(np.stack(images), titles, VERSIONS + 1, text, options.save)
+    folder = options.save.with_name(f"{options.save.stem}_tiles")
     write_tiles(np.stack(images), captions, folder)
     print(f"{text}\nclasses: {', '.join(data.classes)}")
-    print(f"wrote {args.save} and {len(images)} tiles in {folder}")
+    print(f"wrote {options.save} and {len(images)} tiles in {folder}")
 
 
 if __name__ == "__main__":

@@ -1,39 +1,81 @@
-"""Command-line flags: the parser, number types, flags made from settings, device flags."""
+"""Command-line flags made from dataclasses: each is declared once, as a field.
+
+@dataclass(frozen=True)
+class Options:
+    epochs: int = setting(25, "passes over the training images", at_least=1)
+    out: Path = setting(Path("results"), "folder of the run")
+
+options = parse("Train a network.", Options)       # reads --epochs and --out
+"""
 
 import argparse
 import math
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from console.errors import UserError, program
 
-Settings = TypeVar("Settings")
-REPOSITORY = Path(__file__).resolve().parent.parent
+METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 
-def in_repository(name: str) -> Path:
-    """The path of a file or folder of this repository, wherever a script is started.
+def setting(
+    default: Any,
+    help: str,
+    kind: Callable[[str], Any] | None = None,
+    *,
+    flag: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    metavar: str | None = None,
+    many: bool = False,
+    **bounds: float,
+) -> Any:
+    """A field of a dataclass that `parse` makes a flag of.
 
-    Within the working directory it is relative, so that what is kept of a run names no folder
-    that other machines lack.
+    Args:
+        default: with the default False, the flag takes no value and means True.
+        kind: int, float, Path, or a function that reads the flag's value and raises ValueError
+            with the reason; by default the type of `default`.
+        flag: "--lr", if it is not the field's name; a name without dashes is positional.
+        choices: the values that are accepted.
+        many: whether it takes one or more values.
+        bounds: of a number, see `number`.
     """
-    path = REPOSITORY / name
-    try:
-        return path.relative_to(Path.cwd())
-    except (OSError, ValueError):  # the working directory was deleted, or is another
-        return path
+    if kind is None:
+        kind = Path if isinstance(default, Path) else type(default)
+    how = {"kind": kind, "flag": flag, "choices": choices, "many": many}
+    return field(
+        default=default, metadata={"help": help, "metavar": metavar, "bounds": bounds, **how}
+    )
+
+
+def parse(
+    description: str, *kinds: type, argv: Sequence[str] | None = None, others: bool = False
+) -> Any:
+    """Reads the command line: an instance of each dataclass in `kinds`, or of the only one.
+
+    `argv` replaces the arguments of this process. A bad flag raises UserError with status 2; with
+    `others`, flags that are not in `kinds` are ignored.
+    """
+    parser = Parser(description)
+    for kind in kinds:
+        title = kind.__doc__.partition("\n")[0].rstrip(".")
+        _add_flags(parser.add_argument_group(title), kind)
+    values = vars(parser.parse_known_args(argv)[0] if others else parser.parse_args(argv))
+    made = [_instance(kind, values) for kind in kinds]
+    return made[0] if len(kinds) == 1 else made
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default, "none" for None, to each help text that does not say it itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        said = "(default: " in action.help
-        text = action.help if said else super()._get_help_string(action)
+        if "(default: " in action.help or not action.option_strings:
+            return action.help
+        text = super()._get_help_string(action)
         return text.replace("%(default)s", "none") if action.default is None else text
 
 
@@ -52,99 +94,83 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help", status=2)
 
 
-def add_setting_flags(group, kind: type, *only: str) -> None:
-    """Adds a flag for each setting in the dataclass `kind`, or for those named in `only`.
-
-    A field that is itself a dataclass of settings gives the flags of its fields.
-    """
-    for field in fields(kind):
-        if only and field.name not in only:
-            continue
-        if is_dataclass(field.default):
-            add_setting_flags(group, type(field.default))
-        else:
-            choices, bounds = field.metadata["choices"], field.metadata["bounds"]
-            if not choices and type(field.default) not in (int, float):
-                raise UserError(
-                    f"recipe.py: {kind.__name__}.{field.name} cannot have a flag, because its "
-                    "default is not a number and it has no choices; give it choices=(...), or use "
-                    "0 and 1 for no and yes"
-                )
-            group.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                default=field.default,
-                help=field.metadata["help"],
-                choices=choices,
-                type=str if choices else number(type(field.default), **bounds),
-                metavar=None if choices else "N" if isinstance(field.default, int) else "X",
-            )
+def _add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
+    """A flag for each setting of `kind`; a field that is a dataclass gives those of its fields."""
+    for each in fields(kind):
+        if is_dataclass(each.default):
+            _add_flags(group, type(each.default))
+        elif each.metadata:
+            _add_flag(group, each.name, each.default, each.metadata)
 
 
-def settings_from(kind: type[Settings], args: argparse.Namespace) -> Settings:
-    """An instance of the dataclass `kind` with the values of the flags in `args`."""
-    values = {}
-    for field in fields(kind):
-        if is_dataclass(field.default):
-            values[field.name] = settings_from(type(field.default), args)
-        else:
-            values[field.name] = getattr(args, field.name)
-    return kind(**values)
+def _add_flag(group: argparse._ArgumentGroup, name: str, default: Any, how: dict) -> None:
+    kind, bounds = how["kind"], how["bounds"]
+    options = {"default": default, "help": how["help"], "dest": name}
+    flag = how["flag"] or flag_name(name)
+    if not flag.startswith("-"):
+        del options["dest"]
+    if kind is bool:
+        group.add_argument(flag, action="store_true", **options)
+        return
+    if how["choices"]:
+        options["choices"] = how["choices"]
+    elif kind in (int, float):
+        options["type"] = number(kind, **bounds)
+    else:
+        options["type"] = _read_path if kind is Path else _with_reason(kind)
+    if how["many"]:
+        options["nargs"] = "+"
+    group.add_argument(flag, metavar=how["metavar"] or METAVARS.get(kind), **options)
+
+
+def flag_name(field_name: str) -> str:
+    return f"--{field_name.replace('_', '-')}"
+
+
+def _instance(kind: type, values: dict[str, Any]) -> Any:
+    """An instance of the dataclass `kind` with the values of the flags."""
+    made = {}
+    for each in fields(kind):
+        if is_dataclass(each.default):
+            made[each.name] = _instance(type(each.default), values)
+        elif each.metadata:
+            made[each.name] = values[each.name]
+    return kind(**made)
 
 
 def as_flags(settings: Any) -> dict[str, Any]:
     """The values of a dataclass of settings by flag: {"--lr": 0.001} and so on."""
     flags = {}
-    for name, value in vars(settings).items():
-        flags |= as_flags(value) if is_dataclass(value) else {f"--{name.replace('_', '-')}": value}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if is_dataclass(value):
+            flags |= as_flags(value)
+        elif each.metadata:
+            flags[each.metadata["flag"] or flag_name(each.name)] = value
     return flags
 
 
-def as_typed(flags: dict[str, Any]) -> str:
-    """Flags as words of a command: "--lr 0.001 --width 1.0". A flag that is None is left out."""
-    return shlex.join(str(x) for pair in flags.items() if pair[1] is not None for x in pair)
+def join_flags(settings: Any) -> str:
+    """The flags of a dataclass of settings as words of a command: "--lr 0.001 --width 1.0"."""
+    return shlex.join(str(word) for pair in as_flags(settings).items() for word in pair)
 
 
-def add_device_flag(group) -> None:
-    group.add_argument(
-        "--device", type=device_name, default="auto",
-        help="cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU",
-    )  # fmt: skip
-
-
-def add_speed_flags(group) -> None:
-    """Flags of the device, of worker processes and of torch.compile."""
-    add_device_flag(group)
-    group.add_argument(
-        "--workers", metavar="N", type=number_of_workers, default="auto",
-        help="processes that run Albumentations; with 0 it runs between the training steps. auto "
-        "is 0 on one or two CPU cores without a GPU. The result is the same",
-    )  # fmt: skip
-    group.add_argument(
-        "--compile", action="store_true",
-        help="compile the network with torch.compile, which takes a minute or so; for GPUs",
-    )  # fmt: skip
-
-
-def a_path(text: str) -> Path:
-    """An argparse type: a path. "" is refused, because `Path("")` is the working directory."""
-    if not text:
+def _read_path(text: str) -> Path:
+    if not text:  # Path("") is the working directory
         raise argparse.ArgumentTypeError("needs the path of a file or folder, not ''")
     return Path(text)
 
 
-def device_name(text: str) -> str:
-    """An argparse type: the name of a device, which this machine may lack."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", text):
-        raise argparse.ArgumentTypeError(f"use auto, cpu, cuda, cuda:N or mps, not {text!r}")
-    return text
+def _with_reason(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`read` as a type for argparse, which hides the message of a ValueError."""
 
+    def parse_value(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
 
-def number_of_workers(text: str) -> str | int:
-    """An argparse type: "auto" or a whole number."""
-    try:
-        return text if text == "auto" else number(int, at_least=0)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; or auto") from None
+    return parse_value
 
 
 def number(
@@ -159,12 +185,11 @@ def number(
     `at_least` and `at_most` are allowed values, `above` and `below` are not.
     """
     bounds = {"at least": at_least, "above": above, "below": below, "at most": at_most}
-    words = " and ".join(
-        f"{name} {bound}" for name, bound in bounds.items() if math.isfinite(bound)
-    )
-    wanted = f"a {'whole ' if kind is int else ''}number {words}".strip()
+    limits = [f"{name} {bound}" for name, bound in bounds.items() if math.isfinite(bound)]
+    article = "a whole number" if kind is int else "a number"
+    wanted = f"{article} {' and '.join(limits)}".strip()
 
-    def parse(text: str) -> int | float:
+    def parse_number(text: str) -> int | float:
         try:
             value = kind(text)
             fits = at_least <= value <= at_most and above < value < below
@@ -174,4 +199,27 @@ def number(
             raise argparse.ArgumentTypeError(f"needs {wanted}, not {text!r}")
         return value
 
-    return parse
+    return parse_number
+
+
+def read_device(text: str) -> str:
+    """The name of a device, which this machine may lack."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", text):
+        raise ValueError(f"use auto, cpu, cuda, cuda:N or mps, not {text!r}")
+    return text
+
+
+def read_workers(text: str) -> str | int:
+    """ "auto" or a whole number."""
+    if text != "auto" and not text.isdecimal():
+        raise ValueError(f"needs a whole number at least 0, or auto, not {text!r}")
+    return text if text == "auto" else int(text)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Device."""
+
+    device: str = setting(
+        "auto", "cpu, cuda, cuda:N or mps; auto takes CUDA, else MPS, else the CPU", read_device
+    )

@@ -2,17 +2,30 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from torch import nn
 
-from console.errors import UserError
-from console.flags import Parser, a_path, add_setting_flags, settings_from
+from console.files import check_writable
+from console.flags import parse, setting
 from constraints.checks import check
 from constraints.pictures import draw_network
 from constraints.tables import layer_table, tally_table
 from constraints.trace import trace
 from recipe import Network
+
+
+@dataclass(frozen=True)
+class Options:
+    """options"""
+
+    save: Path | None = setting(
+        None,
+        "also draw its blocks and its receptive field, network.png and receptive_field.png in DIR",
+        Path,
+        metavar="DIR",
+    )
 
 
 def main(build_network: Callable[..., nn.Module]) -> None:
@@ -21,27 +34,20 @@ def main(build_network: Callable[..., nn.Module]) -> None:
     Args:
         build_network: makes a network from the fields of `recipe.Network`.
     """
-    parser = Parser("Print the network's layer table, receptive-field tally and constraint checks.")
-    add_setting_flags(parser, Network)
-    help = (
-        "also draw its blocks and its receptive field, network.png and receptive_field.png in DIR"
-    )
-    parser.add_argument("--save", metavar="DIR", type=a_path, help=help)
-    args = parser.parse_args()
-    if args.save:
-        try:
-            args.save.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--save {args.save}: {error.strerror}") from error
-    network = build_network(**asdict(settings_from(Network, args)))
+    about = "Print the network's layer table, receptive-field tally and constraint checks."
+    arguments, options = parse(about, Network, Options)
+    if options.save:
+        check_writable(options.save, "--save")
+    network = build_network(**asdict(arguments))
     traced = trace(network)
     checks = check(traced)
     print(layer_table(network))
     print(f"\n{tally_table(traced)}\n")
     print(*checks, sep="\n")
-    if args.save:
+    if options.save:
+        options.save.mkdir(parents=True, exist_ok=True)
         blocks, receptive_field = draw_network(traced)
-        blocks.savefig(args.save / "network.png")
-        receptive_field.savefig(args.save / "receptive_field.png")
+        blocks.savefig(options.save / "network.png")
+        receptive_field.savefig(options.save / "receptive_field.png")
     if not all(each.passed for each in checks):
         sys.exit(1)

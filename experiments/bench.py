@@ -10,73 +10,247 @@ The modes take turns, one at a time, so that a slow phase of the machine slows a
 figures are medians over the rounds.
 """
 
-import argparse
+import io
+import multiprocessing
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from itertools import chain, islice, repeat
+from pathlib import Path
 
-from console.errors import command_line, run
-from console.flags import Parser, a_path, add_setting_flags, add_speed_flags
-from inputs.sources import add_data_flags
-from recipe import Recipe
+import torch
+from tqdm import tqdm
+
+from console.errors import UserError, command_line, run
+from console.files import check_writable
+from console.flags import Device, parse, read_workers, setting
+from data import check_batch_size, endless, load, training_batches, worker_count
+from experiments import plain
+from inputs.image_data import ImageData
+from inputs.sources import DataFlags
+from model import Normalised, build_network
+from recipe import PRECISIONS, Recipe
 from records import names
-from records.evidence import current_commit
-from records.files import check_writable
+from records.marks import BenchRow
+from records.results import read_commit
+from records.run import move_to_archive
+from records.tables import as_table, write_table
+from training.devices import describe_device, pick_device, prepare
+from training.engine import TrainingStep, train_steps
+from training.losses import make_loss
+from training.optimizers import make_optimizers, make_schedules
+
+Runner = Callable[[int], int]  # takes so many training steps; returns the number of images
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser("Measure the speed of training; see docs/speed.md.")
-    add_data_flags(parser)
-    add_setting_flags(parser, Recipe, "batch_size")
-    add_speed_flags(parser)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument(
-        "--profile", action="store_true", help="print where a step's time goes, and nothing else"
+@dataclass(frozen=True)
+class Options(DataFlags, Device):
+    """options"""
+
+    batch_size: int = setting(Recipe.batch_size, "images per optimizer step", at_least=1)
+    precision: str = setting(
+        Recipe.precision, "number format of the training steps", choices=PRECISIONS
     )
-    parser.add_argument(
-        "--out", metavar="DIR", type=a_path, default=names.RESULTS, help="folder of bench.csv"
+    workers: str | int = setting(
+        "auto", "processes that run Albumentations", read_workers, metavar="N"
     )
-    return parser.parse_args()
+    compile: bool = setting(False, "compile the network with torch.compile")
+    quick: bool = setting(False, "fewer and shorter rounds")
+    profile: bool = setting(False, "print where a step's time goes, and nothing else")
+    out: Path = setting(names.RESULTS, "folder of bench.csv", metavar="DIR")
 
 
 def main() -> None:
-    args = parse_arguments()
-    check_writable(args.out)
-
-    import torch
-
-    from constraints.trace import trace
-    from data import check_batch_size, load, worker_count
-    from experiments.modes import Setup, measure, profile
-    from model import build_network
-    from records.run import archive_earlier_bench
-    from records.tables import as_table, write_table
-    from training.devices import device_description, pick_device
-
-    device = pick_device(args.device)
-    trace(build_network(num_classes=10))
-    data = load(args.dataset, args.data_dir)
-    check_batch_size(args.batch_size, len(data.train_labels))
-    setup = Setup(
-        recipe=Recipe(batch_size=args.batch_size, epochs=1_000_000),  # longer than any measurement
-        device=device,
-        workers=worker_count(args.workers, device),
-        compiled=args.compile,
-    )
-    if args.profile:
-        print(profile(setup, data))
+    options = parse("Measure the speed of training; see docs/speed.md.", Options)
+    check_writable(options.out)
+    device = pick_device(options.device)
+    data = load(options.dataset, options.data_dir)
+    check_batch_size(options.batch_size, len(data.train_labels))
+    if options.profile:
+        print(profile(options, data))
         return
-    rounds, seconds = (3, 0.2) if args.quick else (20, 1.2)
-    print(
-        f"{data.name}, batches of {args.batch_size}, {setup.workers} workers, torch "
-        f"{torch.__version__}, on {device_description(device)}; {rounds} rounds",
-        flush=True,
+    rounds, seconds = (3, 0.2) if options.quick else (20, 1.2)
+    setup = f"{data.name}, batches of {options.batch_size}, torch {torch.__version__}"
+    print(f"{setup}, on {describe_device(device)}; {rounds} rounds", flush=True)
+    rows = as_table(measure(options, rounds, seconds))
+    print(rows.drop(columns=["device", "command", "commit"]).to_string(index=False))
+    if (options.out / names.BENCH).exists():
+        measured = datetime.fromtimestamp((options.out / names.BENCH).stat().st_mtime)
+        move_to_archive(options.out, (names.BENCH,), measured.strftime("%Y-%m-%dT%H-%M-%S"))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_table(options.out / names.BENCH, rows)
+    print(f"wrote {options.out / names.BENCH}")
+
+
+# ---- the modes: each is prepared once, then takes training steps when it is its turn
+
+
+def train_py(augment: str, options: Options, data: ImageData) -> Runner:
+    """`train.py --augment AUGMENT`; with "" the step alone, on a batch that stays on the device."""
+    recipe = Recipe(
+        batch_size=options.batch_size, precision=options.precision, augment=augment or "device"
     )
-    rows = measure(setup, data, rounds, seconds, command_line(), current_commit())
-    kept = ["device", "command", "commit"]  # the same in all rows
-    print(as_table(rows).drop(columns=kept, errors="ignore").to_string(index=False))
-    args.out.mkdir(parents=True, exist_ok=True)
-    archive_earlier_bench(args.out)
-    write_table(args.out / names.BENCH, rows)
-    shown = "; next: python update_readme.py" if args.out == names.RESULTS else ""
-    print(f"wrote {args.out / names.BENCH}{shown}")
+    network, device = build_network(num_classes=len(data.classes)), pick_device(options.device)
+    forward = Normalised(network, data.mean, data.std).to(device)
+    precision = prepare(forward, recipe.precision, device)
+    optimizers = make_optimizers(network, recipe)
+    schedules = make_schedules(optimizers, recipe, steps=10**9)  # longer than any measurement
+    step = TrainingStep(
+        forward, make_loss(recipe), optimizers, schedules, precision, options.compile
+    )
+    batches = endless(training_batches(data, recipe, device, options.workers))
+    return make_runner(partial(train_steps, step), batches if augment else repeat(next(batches)))
+
+
+def plain_script(options: Options, data: ImageData) -> Runner:
+    """A straightforward script with the optimizers of train.py: float32, image by image."""
+    device = pick_device(options.device)
+    network = build_network(num_classes=len(data.classes)).to(device)
+    # the first steps at the peak of a schedule might diverge; the speed is the same
+    recipe = Recipe(batch_size=options.batch_size, lr_per_image=Recipe.lr_per_image / 10)
+    loader = plain.make_loader(data, recipe, worker_count(options.workers, device))
+    train = partial(plain.train, network, make_optimizers(network, recipe))
+    return make_runner(train, chain.from_iterable(repeat(loader)))
+
+
+MODES: dict[str, Callable[[Options, ImageData], Runner]] = {
+    "ceiling": partial(train_py, ""),
+    "albumentations": partial(train_py, "albumentations"),
+    "device": partial(train_py, "device"),
+    "plain": plain_script,
+}
+
+
+def make_runner(train: Callable[[Iterable], object], batches: Iterable) -> Runner:
+    """A function that calls `train` on the next batches, as many as it is told."""
+    batches = iter(batches)
+
+    def run_steps(steps: int) -> int:
+        images = 0
+
+        def count_images() -> Iterator:
+            nonlocal images
+            for batch in islice(batches, steps):
+                images += len(batch[1])
+                yield batch
+
+        train(count_images())
+        return images
+
+    return run_steps
+
+
+# ---- the measurement, in turns
+
+
+def measure(options: Options, rounds: int, seconds: float) -> list[BenchRow]:
+    """Measures all modes in turns, `rounds` times for about `seconds` each."""
+    rates, steps = {mode: [] for mode in MODES}, {}
+    bar = tqdm(total=len(MODES) * (rounds + 1), desc="measuring", disable=None, leave=False)
+    with ExitStack() as stack:
+        processes = {mode: stack.enter_context(start_process()) for mode in MODES}
+        stack.enter_context(bar)
+        try:
+            for mode, process in processes.items():
+                rate = process.submit(measure_rate, mode, options, 3).result()  # warms up
+                steps[mode] = max(3, round(seconds * rate / options.batch_size))
+                bar.update()
+            for _ in range(rounds):
+                for mode, process in processes.items():
+                    measured = process.submit(measure_rate, mode, options, steps[mode])
+                    rates[mode].append(measured.result())
+                    bar.update()
+            memory = {mode: x.submit(peak_memory_mb).result() for mode, x in processes.items()}
+        except BrokenProcessPool as error:
+            raise UserError(f"the process of mode {mode!r} ended unexpectedly") from error
+    return make_rows(rates, memory, describe_device(pick_device(options.device)))
+
+
+def make_rows(
+    rates: dict[str, list[float]], memory: dict[str, float], device: str
+) -> list[BenchRow]:
+    medians = {mode: statistics.median(each) for mode, each in rates.items()}
+    return [
+        BenchRow(
+            mode=mode,
+            images_per_second=round(median, 1),
+            slowest=round(min(rates[mode]), 1),
+            fastest=round(max(rates[mode]), 1),
+            share_of_ceiling=round(median / medians["ceiling"], 4),
+            ratio_to_plain=round(median / medians["plain"], 4),
+            peak_memory_mb=round(memory[mode]),
+            device=device,
+            command=command_line(),
+            commit=read_commit(),
+        )
+        for mode, median in medians.items()
+    ]
+
+
+def start_process() -> ProcessPoolExecutor:
+    """A process that is forked from one that has imported what takes seconds, and run nothing."""
+    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    context.set_forkserver_preload(["experiments.plain", "training.engine", "torch._dynamo"])
+    return ProcessPoolExecutor(1, context, prepare_process, (multiprocessing.get_start_method(),))
+
+
+def prepare_process(start_method: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    multiprocessing.set_start_method(start_method, force=True)  # for workers, as in train.py
+    sys.stdout = io.StringIO()  # train.py prints its device
+
+
+@cache
+def make_mode(mode: str, options: Options) -> Runner:
+    return MODES[mode](options, load(options.dataset, options.data_dir))
+
+
+def measure_rate(mode: str, options: Options, steps: int) -> float:
+    """Images per second of so many training steps."""
+    run_steps = make_mode(mode, options)
+    # until no batch is left that workers made during a pause; a loader prefetches 4 at most
+    workers = worker_count(options.workers, pick_device(options.device))
+    take_steps(run_steps, 4 * workers + 1)
+    start = time.perf_counter()
+    images = take_steps(run_steps, steps)
+    return images / (time.perf_counter() - start)
+
+
+def take_steps(run_steps: Runner, steps: int) -> int:
+    """`run_steps`, until the device has finished as well."""
+    images = run_steps(steps)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return images
+
+
+def peak_memory_mb() -> float:
+    """Of this process; 0 on Windows, where the standard library has no such figure."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def profile(options: Options, data: ImageData) -> str:
+    """A table of the operators that take the time of the ceiling's step."""
+    run_steps = MODES["ceiling"](options, data)
+    run_steps(10)
+    with torch.profiler.profile() as profiler:
+        run_steps(3)  # with more, the profiler's records would slow the steps
+    on_cpu = pick_device(options.device).type == "cpu"
+    key = "self_cpu_time_total" if on_cpu else "self_device_time_total"
+    return profiler.key_averages().table(sort_by=key, row_limit=15, max_name_column_width=40)
 
 
 if __name__ == "__main__":

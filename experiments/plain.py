@@ -1,91 +1,128 @@
-"""A straightforward training script, for experiments.bench and time_to_85 to compare with.
+"""A straightforward training script, to compare with: it trains `Net` and adds a row to runs.csv.
+
+    python -m experiments.plain --dataset cifar10 --epochs 50 --seed 0
 
 float32 images in NCHW, augmented and normalised one by one; a loader with default options; a loop
-that waits for its loss in every step.
+that waits for its loss in every step; AdamW with OneCycleLR, which have PyTorch's defaults.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import albumentations as A
-import numpy as np
 import torch
 import torch.nn.functional as F
 from albumentations.pytorch import ToTensorV2
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, Dataset, TensorDataset
-from torchvision import transforms
+from torch.utils.data import DataLoader, Dataset
 
-from inputs.augment import build_pipeline, hole_fill
+from console.errors import command_line, run
+from console.files import check_writable
+from console.flags import Device, parse, setting
+from constraints.checks import check
+from constraints.tables import count_mult_adds, count_parameters
+from constraints.trace import trace
+from data import load, worker_count
+from inputs.augment import build_pipeline
 from inputs.image_data import ImageData
-from model import build_network
-from recipe import Augmentation, Recipe
+from inputs.sources import DataFlags, unambiguous_name
+from model import Normalised, build_network
+from recipe import Recipe
+from records import names
+from records.results import read_commit
+from records.runs import PLAIN_SCRIPT, RunRow, add_rows, write_recipe
+from training.devices import describe_device, pick_device
 
 ADAMW_LR = 0.001  # the learning rate of the assignment's command, read as PyTorch does
 
-Batch = tuple[Tensor, Tensor]
-Transform = Callable[[np.ndarray], Tensor]  # uint8 (H, W, 3) -> float32 (3, H, W), normalised
+
+@dataclass(frozen=True)
+class Options(DataFlags, Device):
+    """options"""
+
+    epochs: int = setting(25, "passes over the training images", at_least=1)
+    seed: int = setting(0, "seed of weights, order and augmentation", at_least=0, below=2**32)
+    results: Path = setting(names.RESULTS, "folder of runs.csv", metavar="DIR")
 
 
-def albumentations_transform(
-    data: ImageData, augmentation: Augmentation, seed: int | None = None
-) -> Transform:
-    augment = build_pipeline(augmentation, data.mean)
-    normalise = A.Normalize(data.mean, data.std)
-    pipeline = A.Compose([*augment.transforms, normalise, ToTensorV2()], seed=seed)
-    return lambda image: pipeline(image=image)["image"]
-
-
-def torchvision_transform(data: ImageData, a: Augmentation) -> Transform:
-    """The nearest to the same augmentation that torchvision has; it fills borders with black."""
-    affine = transforms.RandomAffine(
-        a.rotate_limit,
-        translate=(a.shift_limit, a.shift_limit),
-        scale=(1 - a.scale_limit, 1 + a.scale_limit),
+def main() -> None:
+    options = parse("Train Net with a straightforward script; see docs/speed.md.", Options)
+    check_writable(options.results, "--results")
+    device = pick_device(options.device)
+    data = load(options.dataset, options.data_dir)
+    recipe = Recipe(
+        epochs=options.epochs,
+        lr_per_image=ADAMW_LR / Recipe.batch_size,
+        label_smoothing=0.0,
+        seed=options.seed,
     )
-    area = (a.hole_size / data.train_images.shape[1]) ** 2
-    fill = [value / 255 for value in hole_fill(data.mean)]
-    return transforms.Compose(
-        [
-            transforms.ToPILImage(),
-            transforms.RandomHorizontalFlip(a.flip_p),
-            transforms.RandomApply([affine], a.affine_p),
-            transforms.ToTensor(),
-            transforms.RandomErasing(a.hole_p, scale=(area, area), ratio=(1, 1), value=fill),
-            transforms.Normalize(data.mean, data.std),
-        ]
+    torch.manual_seed(recipe.seed)
+    network = build_network(num_classes=len(data.classes))
+    broken = [each for each in check(trace(network, len(data.classes))) if not each.passed]
+    start = time.perf_counter()
+    for train_acc, accuracy, loss in train_and_evaluate(network.to(device), data, recipe, device):
+        seconds = time.perf_counter() - start
+        figures = f"training {train_acc:.2f} %, test {accuracy:.2f} %, loss {loss:.4f}"
+        print(f"{figures} after {seconds:.0f} s", flush=True)
+    row = RunRow(
+        script=PLAIN_SCRIPT,
+        network="Net",
+        parameters=count_parameters(network),
+        mult_adds=count_mult_adds(network),
+        recipe=write_recipe(recipe),
+        seed=recipe.seed,
+        epochs=recipe.epochs,
+        dataset=unambiguous_name(data.name, data.fingerprint),
+        split=data.split,
+        accuracy=round(accuracy, 3),
+        loss=round(loss, 6),
+        train_acc=round(train_acc, 3),
+        seconds=round(seconds, 3),
+        device=describe_device(device),
+        commit=read_commit(),
+        command=command_line(),
+        constraints_kept="no" if broken else "yes",
     )
+    add_rows(options.results, [row])
 
 
 class PlainDataset(Dataset):
-    def __init__(self, data: ImageData, transform: Transform):
+    """Item -> image float32 (3, H, W), augmented and normalised, and its label."""
+
+    def __init__(self, data: ImageData, transform: A.Compose):
         self.images, self.labels, self.transform = data.train_images, data.train_labels, transform
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), int(self.labels[index])
+        return self.transform(image=self.images[index])["image"], int(self.labels[index])
 
 
-def make_loader(data: ImageData, transform: Transform, batch_size: int, workers: int) -> DataLoader:
+def make_loader(data: ImageData, recipe: Recipe, workers: int) -> DataLoader:
+    augment = build_pipeline(recipe.augmentation, data.mean)
+    normalise = A.Normalize(data.mean, data.std)
+    transform = A.Compose([*augment.transforms, normalise, ToTensorV2()], seed=recipe.seed)
     dataset = PlainDataset(data, transform)
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers)
+    return DataLoader(dataset, recipe.batch_size, shuffle=True, num_workers=workers)
 
 
 def train(
     network: nn.Module,
     optimizers: Sequence[Optimizer],
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Tensor, Tensor]],
     after_step: Callable[[], None] = lambda: None,
-) -> None:
-    """Takes a training step on each batch, on the device of `network`."""
+) -> float:
+    """Takes a training step on each batch; returns the accuracy before each in percent."""
     device = next(network.parameters()).device
     # PyTorch's defaults, which `pick_device` changes
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
     network.train()
-    total_loss, hits = 0.0, 0  # what a script prints; `.item()` waits for the step
+    hits = count = 0
     for images, labels in batches:
         images, labels = images.to(device), labels.to(device)
         network.zero_grad()
@@ -95,37 +132,27 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
         after_step()
-        total_loss += loss.item()
-        hits += (logits.argmax(1) == labels).sum().item()
+        hits += (logits.argmax(1) == labels).sum().item()  # waits for the step
+        count += len(labels)
+    return 100 * hits / count
 
 
 def train_and_evaluate(
-    data: ImageData, recipe: Recipe, device: torch.device, workers: int
-) -> Iterator[float]:
-    """Trains `Net`; the test accuracy in percent after each epoch.
-
-    The learning rate of AdamW follows OneCycleLR up to ADAMW_LR; both have PyTorch's defaults.
-    """
-    torch.manual_seed(recipe.seed)
-    transform = albumentations_transform(data, recipe.augmentation, recipe.seed)
-    loader = make_loader(data, transform, recipe.batch_size, workers)
-    test_images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2) / 255
-    test_images = transforms.Normalize(data.mean, data.std)(test_images)
-    test_set = TensorDataset(test_images, torch.from_numpy(data.test_labels))
-    network = build_network(num_classes=len(data.classes)).to(device)
+    network: nn.Module, data: ImageData, recipe: Recipe, device: torch.device
+) -> Iterator[tuple[float, float, float]]:
+    """Trains `network`; training accuracy, test accuracy (%) and test loss of each epoch."""
+    loader = make_loader(data, recipe, worker_count("auto", device))
     optimizer = AdamW(network.parameters(), ADAMW_LR)
     schedule = OneCycleLR(optimizer, ADAMW_LR, total_steps=recipe.epochs * len(loader))
+    evaluated = Normalised(network, data.mean, data.std).to(device)
+    images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(data.test_labels)
     for _ in range(recipe.epochs):
-        train(network, [optimizer], loader, schedule.step)
-        yield test_accuracy(network, DataLoader(test_set, recipe.batch_size), device)
+        train_acc = train(network, [optimizer], loader, schedule.step)
+        logits = evaluated.logits(images)
+        accuracy = 100 * (logits.argmax(1) == labels).double().mean().item()
+        yield train_acc, accuracy, F.cross_entropy(logits, labels).item()
 
 
-@torch.no_grad()
-def test_accuracy(network: nn.Module, batches: Iterable[Batch], device: torch.device) -> float:
-    """Top-1 accuracy in percent."""
-    network.eval()
-    hits = images_seen = 0
-    for images, labels in batches:
-        hits += (network(images.to(device)).argmax(1).cpu() == labels).sum().item()
-        images_seen += len(labels)
-    return 100 * hits / images_seen
+if __name__ == "__main__":
+    run(main)

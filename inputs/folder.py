@@ -61,7 +61,7 @@ def load(dataset: str, data_dir: Path) -> ImageData:
         root.resolve().name,
         *(images[train], labels[train], images[test], labels[test]),
         classes,
-        evaluated="val" if "val" in folders else "test",
+        split="val" if "val" in folders else "test",
     )
 
 

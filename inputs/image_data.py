@@ -17,7 +17,7 @@ from recipe import IMAGE_SIZE
 class ImageData:
     """A data set in memory: images uint8 (N, 32, 32, 3) RGB, labels int64 (N,), class names.
 
-    `evaluated` says what the test images are: "test", the test set, or "val", images held out
+    `split` says what the test images are: "test", the test set, or "val", images held out
     from the training set or a validation set. `has_names` is false if the source has no class
     names: `classes` are then the numbers from 0.
     """
@@ -28,7 +28,7 @@ class ImageData:
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: tuple[str, ...]
-    evaluated: str = "test"
+    split: str = "test"
     has_names: bool = True
 
     @cached_property
@@ -114,5 +114,5 @@ def hold_out(data: ImageData, count: int) -> ImageData:
         train_labels=data.train_labels[kept],
         test_images=data.train_images[held],
         test_labels=data.train_labels[held],
-        evaluated="val",
+        split="val",
     )

@@ -5,14 +5,14 @@ A source is a module of this folder with a function `load(dataset, data_dir)` th
 made. The module is imported when its source is used, since the libraries in it take seconds.
 """
 
-import argparse
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import UserError
-from console.flags import a_path, in_repository
+from console.files import in_repository
+from console.flags import setting
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,28 @@ SOURCES = (
 DATA_DIR = in_repository("data")
 
 
-def add_data_flags(group, default: str | None = "cifar10") -> None:
+def parse_dataset(text: str) -> str:
+    """A value of --dataset; ValueError if it is none."""
+    try:
+        source_of(text)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+DATASET_HELP = "; ".join(f"{source.name} ({source.description})" for source in SOURCES)
+
+
+@dataclass(frozen=True)
+class DataFlags:
     """The flags that choose the images, for every script that loads some."""
-    kinds = "; ".join(f"{source.name} ({source.description})" for source in SOURCES)
-    group.add_argument(
-        "--dataset", metavar="SOURCE", type=dataset_name, default=default, help=kinds
+
+    dataset: str = setting("cifar10", DATASET_HELP, parse_dataset, metavar="SOURCE")
+    data_dir: Path = setting(
+        DATA_DIR,
+        "folder of CIFAR-10's files, and of the 32x32 copies of image folders",
+        metavar="DIR",
     )
-    group.add_argument(
-        "--data-dir", metavar="DIR", type=a_path, default=DATA_DIR,
-        help="folder of CIFAR-10's files, and of the 32x32 copies of image folders",
-    )  # fmt: skip
 
 
 def source_of(dataset: str) -> Source:
@@ -77,12 +89,3 @@ def unambiguous_name(name: str, fingerprint: str) -> str:
     """
     is_built_in = name in [source.name for source in SOURCES]
     return name if is_built_in else f"{name} ({fingerprint[:6]})"
-
-
-def dataset_name(text: str) -> str:
-    """An argparse type: a value of --dataset."""
-    try:
-        source_of(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text

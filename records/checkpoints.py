@@ -2,12 +2,8 @@
 
 import copy
 import io
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Annotated, Any
 
 import torch
@@ -15,42 +11,30 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from console.errors import CONTROL_CHARACTERS, UserError
+from console.files import check_file, replacing
 from model import build_network
 from recipe import IMAGE_SIZE
-from records import Strict
-from records.files import existing, replacing
-from records.tables import validated
+from records.tables import Strict, validate
 
 PROBE_TOLERANCE = 1e-3  # of the largest logit; other machines and versions of torch differ less
 
 
-def _printable(text: str) -> str:
+def _check_printable(text: str) -> str:
     if CONTROL_CHARACTERS.search(text):
         raise ValueError("has control characters")
     return text
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-ClassName = Annotated[str, AfterValidator(_printable)]
+ClassName = Annotated[str, AfterValidator(_check_printable)]
 Channels = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
-
-
-@dataclass(frozen=True)
-class TrainingState(Strict):
-    """What a checkpoint has besides its network so that training can be resumed."""
-
-    settings: dict[str, Any]  # which a resumed run must have too
-    log: list[dict[str, int | float | None]]  # the finished epochs, rows of `run.LogRow`
-    step: int  # optimizer steps taken
-    optimizers: list[dict[str, Any]]
-    scaler: dict[str, Any]  # of float16 gradients; empty for other types
 
 
 @dataclass(frozen=True)
 class Checkpoint(Strict):
     """All that is needed to use a network, and in last.pt to train it further."""
 
-    network: str  # one of `recipe.NETWORKS`
+    network: str  # a key of `model.NETWORKS`
     arguments: dict[str, Any]  # of its constructor
     weights: dict[str, Tensor]
     probe: list[float]  # what `probe_logits` gave for the network
@@ -58,65 +42,81 @@ class Checkpoint(Strict):
     mean: Channels
     std: Channels
     epoch: Annotated[int, Field(ge=1)]
-    test_acc: Percent | None
-    val_acc: Percent | None
+    split: str  # what `accuracy` is of: "test" or "val"
+    accuracy: Percent
     data: str = ""  # `ImageData.fingerprint` of its data set; "" for runs from before it was kept
-    training: TrainingState | None = None
+    # to resume: the recipe and the log as dicts, and the state of the training step
+    training: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    training = checkpoint.training and vars(checkpoint.training)
+    """Writes `path`, whose accuracy is called test_acc or val_acc, as in the log."""
+    values = dict(vars(checkpoint))
+    split = values.pop("split")
+    values[f"{split}_acc"] = values.pop("accuracy")
     buffer = io.BytesIO()  # write_bytes reports a full disk more clearly than torch.save
-    torch.save({**vars(checkpoint), "training": training}, buffer)
+    torch.save(values, buffer)
     with replacing(path) as beside:
         beside.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` to the CPU, without unpickling code; UserError if it is no checkpoint."""
-    _check_archive(path)
-    try:
-        checkpoint = validated(Checkpoint, torch.load(path, map_location="cpu", weights_only=True))
-        if len(checkpoint.probe) != len(checkpoint.classes):
-            raise ValueError("another number of logits than of classes")
-        return checkpoint
-    except Exception as error:  # a strange file can make the unpickler raise anything
-        raise UserError(f"{path} is not a checkpoint that train.py wrote") from error
-
-
-def _check_archive(path: Path) -> None:
-    """UserError unless `path` is an undamaged zip archive, as torch.save writes it."""
-    with existing(path).open("rb") as stream:
-        if stream.read(4) != b"PK\3\4":
+    refused = UserError(f"{path} is damaged, or not a checkpoint that train.py wrote")
+    with check_file(path).open("rb") as stream:
+        if stream.read(4) != b"PK\3\4":  # torch.save writes a zip archive
             raise UserError(f"{path} is not a checkpoint that train.py wrote")
     try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.load looks neither at the checksums nor for entries that became folders by a
-            # flipped bit of their attributes, whose tensors it leaves uninitialised
-            folders = [each for each in archive.infolist() if each.external_attr & 0x10]
-            intact = not folders and archive.testzip() is None
-    except Exception:  # a broken file can make zipfile raise anything
-        intact = False
-    if not intact:
-        raise UserError(f"{path} is damaged; move it away and train again")
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        # earlier code wrote both, one of them as None
+        accuracies = {split: values.pop(f"{split}_acc", None) for split in ("test", "val")}
+        split = "test" if accuracies["val"] is None else "val"
+        loaded = validate(Checkpoint, values | {"split": split, "accuracy": accuracies[split]})
+        if len(loaded.probe) != len(loaded.classes):
+            raise ValueError("another number of logits than of classes")
+        return loaded
+    except OSError:
+        raise
+    except Exception as error:  # a broken file can make the unpickler raise anything
+        raise refused from error
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
-    """Puts the weights of `checkpoint`, which was read from `path`, into `network`."""
-    with _other_network_refused(path):
+    """Puts the weights of `checkpoint`, which was read from `path`, into `network`.
+
+    Raises:
+        UserError: its weights have other names or shapes, or the network computes other logits
+            from them.
+    """
+    expected = {name: x.shape for name, x in network.state_dict().items()}
+    differing = expected.items() ^ {name: x.shape for name, x in checkpoint.weights.items()}.items()
+    reason = f"other weights: {min(differing)[0]}" if differing else ""
+    if not differing:
         network.load_state_dict(checkpoint.weights)
-        _compare_probe(network, checkpoint)
+        saved, computed = torch.tensor(checkpoint.probe), torch.tensor(probe_logits(network))
+        largest = saved.abs().max() if saved.shape == computed.shape else torch.nan
+        if not ((saved - computed).abs() <= PROBE_TOLERANCE * largest).all():  # true for NaN too
+            reason = "other logits for the probe image"
+    if reason:
+        raise UserError(
+            f"{path} has another network than model.py ({reason}); use the model.py that it was "
+            "trained with, or train again"
+        )
 
 
-def network_of(checkpoint: Checkpoint, path: Path) -> nn.Module:
+def load_network(checkpoint: Checkpoint, path: Path) -> nn.Module:
     """The network that `checkpoint`, which was read from `path`, describes, with its weights."""
-    with _other_network_refused(path):
-        with torch.device("meta"):  # takes no memory, however large the arguments are
-            shapes = build_network(checkpoint.network, **checkpoint.arguments)
-            shapes.load_state_dict(checkpoint.weights, assign=True)
+    try:
         network = build_network(checkpoint.network, **checkpoint.arguments)
+    except UserError as error:
+        raise UserError(f"{path} has another network than model.py: {error}") from error
     load_weights(network, checkpoint, path)
     return network
+
+
+def without_training(checkpoint: Checkpoint) -> Checkpoint:
+    """`checkpoint` for using the network, not for resuming."""
+    return replace(checkpoint, training=None)
 
 
 def probe_logits(network: nn.Module) -> list[float]:
@@ -128,23 +128,3 @@ def probe_logits(network: nn.Module) -> list[float]:
     probed = copy.deepcopy(network).cpu().eval()
     with torch.inference_mode():
         return probed(pixels.view(1, 3, IMAGE_SIZE, IMAGE_SIZE))[0].tolist()
-
-
-def _compare_probe(network: nn.Module, checkpoint: Checkpoint) -> None:
-    saved, computed = torch.tensor(checkpoint.probe), torch.tensor(probe_logits(network))
-    if saved.shape != computed.shape:
-        raise ValueError("it returns no logits")
-    difference = (saved - computed).abs().max().item()
-    if not difference <= PROBE_TOLERANCE * saved.abs().max():  # true for NaN as well
-        raise ValueError(f"its logits for the probe image differ by {difference:.2g}")
-
-
-@contextmanager
-def _other_network_refused(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # an edited network can raise anything
-        raise UserError(
-            f"{path} has another network than model.py; use the model.py that it was trained with, "
-            f"or train again: {shorten(str(error), 200, placeholder=' ...')}"
-        ) from error

@@ -1,12 +1,13 @@
 """Names of the files that a run or a measurement leaves in its folder."""
 
-import hashlib
 import itertools
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from console.flags import in_repository
+from console.files import in_repository
+from console.flags import setting
 
 RESULTS = in_repository("results")  # the published run
 README = in_repository("README.md")
@@ -30,6 +31,7 @@ RECEPTIVE_FIELD = PLOTS / "receptive_field.png"
 TEST_TILES = PLOTS / "test_samples"
 AUGMENTED_TILES = PLOTS / "augmented_samples"
 ARCHIVE = Path("archive")  # earlier runs
+LOCK = Path(".lock")  # stays in the folder; the lock itself ends with its process
 
 RUN_FILES = (TRAIN_LOG, CONFIG, LAST, BEST, CONFUSION_MATRIX, CLASS_REPORT, TENSORBOARD)
 RUN_PICTURES = (
@@ -46,17 +48,21 @@ PAGE_FACTS = Path("net.json")
 RANGE_TEST = PLOTS / "find_lr.png"  # train.py --find-lr
 COMPARISON = PLOTS / "comparison.png"  # update_readme.py --compare
 AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py
-RECIPES_PLOT = PLOTS / "recipes.png"  # experiments.record
 
-EVALUATED = {"test": "test", "val": "validation"}  # what a run is evaluated on, and its name
+SPLITS = {"test": "test", "val": "validation"}  # what a run is evaluated on, and its name
 
-# measurements over many runs, whose columns are in `evidence`
-BENCH = Path("bench.csv")
-RECIPES = Path("recipes.csv")
-RECORDED_LOGS = Path("runs")  # the logs of the runs in recipes.csv
-ABLATION = Path("ablation.csv")
-TIME_TO_85 = Path("time_to_85.csv")
+# measurements over many runs
+BENCH = Path("bench.csv")  # rows of `experiments.bench.BenchRow`
+RUNS = Path("runs.csv")  # rows of `runs.RunRow`
+RECORDED_LOGS = Path("runs")  # the logs of the runs in runs.csv
 MARKS = Path("marks.csv")  # results of others, written by hand
+
+
+@dataclass(frozen=True)
+class CheckpointFlag:
+    """The flag --checkpoint, for every script that uses a trained network."""
+
+    checkpoint: Path = setting(RESULTS / BEST, "the trained network", metavar="FILE.pt")
 
 
 def tile_name(index: int, class_name: str) -> str:
@@ -74,12 +80,6 @@ def unused(folder: Path, name: str) -> Path:
     stem = _safe(name) or "image"
     paths = (folder / f"{stem}{f'-{n}' * (n > 1)}.png" for n in itertools.count(1))
     return next(path for path in paths if not os.path.lexists(path))
-
-
-def recorded_log(title: str, key: tuple) -> Path:
-    """ "runs/Net-width-1-0-25-epochs-seed-0-1f2e3d4c.csv": the title, and a hash of the key."""
-    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
-    return RECORDED_LOGS / f"{_safe(title)}-{digest}.csv"
 
 
 def _safe(name: str) -> str:

@@ -17,8 +17,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from recipe import IMAGE_SIZE
-from records.trained_net import BATCH, TrainedNet
+from recipe import EVALUATION_BATCH, IMAGE_SIZE
+from records.trained_net import TrainedNet
 
 
 def onnx_bytes(net: TrainedNet) -> bytes:
@@ -76,7 +76,10 @@ class _Batches(CalibrationDataReader):
 def onnx_logits(file: Path | bytes, images: Tensor) -> np.ndarray:
     """The logits (N, classes) of an ONNX file for images uint8 (N, 3, 32, 32)."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    parts = [session.run(None, {"images": part.numpy()})[0] for part in images.split(BATCH)]
+    parts = [
+        session.run(None, {"images": part.numpy()})[0]
+        for part in images.split(EVALUATION_BATCH["cpu"])
+    ]
     return np.concatenate(parts)
 
 

@@ -1,189 +1,271 @@
-"""What a run leaves in its folder (`names` lists it): how it is written, read and archived."""
+"""A run while it trains: its folder is locked, and each finished epoch is saved as a whole."""
 
-import json
+import math
+import os
 import re
+import shlex
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from torch import nn
 
 from console.errors import UserError
-from records import Strict, names
+from console.flags import as_flags
+from console.signals import stop_delayed
+from recipe import Recipe
+from records import names
 from records.checkpoints import (
-    Channels,
     Checkpoint,
-    Percent,
     load_checkpoint,
-    network_of,
+    load_weights,
+    probe_logits,
     save_checkpoint,
+    without_training,
 )
-from records.files import existing, replacing
-from records.tables import as_table, read_rows, validated, write_table
+from records.results import (
+    Config,
+    LogRow,
+    check_epochs,
+    find_best,
+    now,
+    read_config,
+    write_config,
+    write_log,
+)
+from records.tables import validate
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, two runs in one folder are not noticed
+    fcntl = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogRow(Strict):
-    """One epoch: accuracies in percent, losses as mean cross-entropy in nats.
+class NotFiniteError(UserError):
+    """The loss became infinite or NaN: with the same settings, it will again."""
 
-    A run is evaluated on the test set or, with --holdout, on held-out training images ("val").
-    The other two fields are None, and not columns of the file.
+
+class Run:
+    """The log and the files of a run in the folder `out`.
+
+    Args:
+        config: its command is the one that was given.
+        writes: whether this process writes files; of several that train together, one does.
     """
 
-    epoch: int
-    train_loss: float
-    train_acc: Percent
-    test_loss: float | None = None
-    test_acc: Percent | None = None
-    val_loss: float | None = None
-    val_acc: Percent | None = None
-    lr: float  # at the start of the epoch
-    seconds: float  # training and evaluation
-    images_per_second: float  # training and batch-norm statistics, without evaluation
+    def __init__(self, out: Path, config: Config, writes: bool):
+        self.out, self.config, self.writes = out, config, writes
+        self.resume_command = f"{config.command.replace(' --resume', '')} --resume"
+        self.log: list[LogRow] = []  # the finished epochs
+        self.best: Checkpoint | None = None  # of the best of them, in the process that writes
 
     @property
-    def evaluated_loss(self) -> float:
-        return self.test_loss if self.val_loss is None else self.val_loss
+    def remaining_epochs(self) -> range:
+        return range(len(self.log) + 1, self.config.recipe.epochs + 1)
 
-    @property
-    def evaluated_acc(self) -> float:
-        return self.test_acc if self.val_acc is None else self.val_acc
+    def save(self, row: LogRow, network: nn.Module, step: dict[str, Any]) -> None:
+        """Saves the epoch `row`: all of it, or nothing. `step` is the state of the training step.
+
+        Raises:
+            NotFiniteError: the loss is infinite or NaN; nothing was saved.
+            UserError: a file cannot be written.
+        """
+        if not math.isfinite(row.train_loss + row.eval_loss):
+            raise NotFiniteError(self._explain_divergence(row.epoch))
+        log = [*self.log, row]
+        with stop_delayed():
+            if self.writes:
+                if row.epoch == 1:
+                    self._start()
+                checkpoint = self._checkpoint(log, network, step)
+                save_checkpoint(self.out / names.LAST, checkpoint)
+                if find_best(log) is row:  # after last.pt, from which a resume can restore it
+                    self.best = without_training(checkpoint)
+                    save_checkpoint(self.out / names.BEST, self.best)
+                write_log(self.out, log, self.config.split)
+                write_config(self.out, replace(self.config, updated=now()))
+            self.log = log
+
+    def _start(self) -> None:
+        """Makes the folder ready for the first epoch."""
+        if archived := archive_earlier_run(self.out):
+            print(f"the earlier run in {self.out} is now in {archived}", flush=True)
+        write_config(self.out, self.config)
+
+    def _checkpoint(self, log: list[LogRow], network: nn.Module, step: dict) -> Checkpoint:
+        config, weights = self.config, network.state_dict()
+        return Checkpoint(
+            network=network.name,
+            arguments=dict(network.arguments),
+            weights={name: tensor.cpu().clone() for name, tensor in weights.items()},
+            probe=probe_logits(network),
+            classes=config.classes,
+            mean=config.mean,
+            std=config.std,
+            epoch=log[-1].epoch,
+            split=config.split,
+            accuracy=log[-1].eval_acc,
+            data=config.fingerprint,
+            training={
+                "recipe": asdict(config.recipe),
+                "log": [vars(row) for row in log],
+                "step": step,
+            },
+        )
+
+    def load_last(self) -> Checkpoint:
+        return load_checkpoint(self.out / names.LAST)
+
+    def resume(self, last: Checkpoint, network: nn.Module) -> dict[str, Any]:
+        """Goes on after the epoch of `last`, read from last.pt; its weights go into `network`.
+
+        Returns:
+            The state of the training step.
+
+        Raises:
+            UserError: it is of another recipe, data set or network, or has no state of training.
+        """
+        path = self.out / names.LAST
+        if not last.training:
+            raise UserError(f"{path} has a network, but no state of training to resume")
+        try:
+            recipe = validate(Recipe, last.training["recipe"])
+            log = check_epochs(validate(list[LogRow], last.training["log"]))
+            state = last.training["step"]
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path} was written by other code: {error}; start anew") from error
+        differing = differences(recipe, self.config.recipe)
+        if last.data != self.config.fingerprint:
+            differing.append("the data set (--dataset, --limit-train, --holdout)")
+        if differing:
+            raise UserError(
+                f"{path} is of another run; it differs in {', '.join(differing)}. Give the same "
+                "flags, or leave out --resume to start anew"
+            )
+        load_weights(network, last, path)
+        self.log = log
+        if self.writes:
+            self.best = self._restore_best(last)
+            write_log(self.out, self.log, self.config.split)
+            self._continue_config()
+        return state
+
+    def _restore_best(self, last: Checkpoint) -> Checkpoint:
+        """best.pt; if the last epoch is the best one, it is written again.
+
+        The run may have been killed between last.pt and best.pt.
+        """
+        best_row, path = find_best(self.log), self.out / names.BEST
+        if best_row.epoch == last.epoch:
+            best = without_training(last)
+            save_checkpoint(path, best)
+            return best
+        best = load_checkpoint(path)
+        found = (best.network, best.arguments, best.data, best.epoch, best.accuracy)
+        expected = (last.network, last.arguments, last.data, best_row.epoch, best_row.eval_acc)
+        if found != expected:
+            raise UserError(f"{path} is of another run; leave out --resume to start anew")
+        return best
+
+    def _continue_config(self) -> None:
+        """The config of the whole run: with the devices and the commits of all epochs."""
+        first = read_config(self.out)
+        if not self.remaining_epochs:
+            self.config = first
+            return
+        devices = dict.fromkeys([*first.device.split("; then "), self.config.device])
+        commits = filter(None, dict.fromkeys([*first.commit.split(), self.config.commit]))
+        self.config = replace(
+            self.config,
+            started=first.started,
+            command=first.command,
+            device="; then ".join(devices),
+            commit=" ".join(commits),
+        )
+        write_config(self.out, self.config)
+
+    def how_to_resume(self) -> str:
+        epochs = self.config.recipe.epochs
+        if not self.log:
+            return "the first epoch was not finished, so there is nothing to resume"
+        next_step = "Go on" if self.remaining_epochs else "Draw the pictures"
+        saved = f"epochs 1 to {len(self.log)} of {epochs} are saved in {self.out}"
+        return f"{saved}. {next_step} with: {self.resume_command}"
+
+    def _explain_divergence(self, epoch: int) -> str:
+        kept = f"last.pt still holds epoch {epoch - 1}" if epoch > 1 else "no epoch was finished"
+        return (
+            f"the loss became infinite or NaN in epoch {epoch}; {kept}. Try a --lr below "
+            f"{self.config.recipe.lr_per_image:g} (the learning rate peaks at --lr times "
+            "--batch-size)"
+        )
 
 
-@dataclass(frozen=True)
-class Config(Strict):
-    """What was run, on what; times are local, ISO 8601."""
-
-    command: str
-    started: str
-    updated: str
-    flags: dict[str, Any]
-    augmentation: dict[str, Any]
-    dataset: str
-    fingerprint: str
-    train_images: int
-    test_images: int
-    evaluated: str  # a key of names.EVALUATED
-    classes: list[str]
-    mean: Channels
-    std: Channels
-    parameters: int
-    device: str
-    versions: dict[str, str]
-    # empty for runs from before these were recorded
-    commit: str = ""  # see `evidence.current_commit`; a resume at another commit adds that
-    constraints: dict[str, bool] = field(default_factory=dict)  # whether the network keeps each
-    teacher: str = ""  # a hash of its weights; empty also without a teacher
+def differences(saved: Recipe, recipe: Recipe) -> list[str]:
+    """The settings in which two recipes differ: "--lr (was 0.001, now 0.002)"."""
+    was, now = (as_flags(each) | {"--teacher": each.teacher} for each in (saved, recipe))
+    return [f"{flag} (was {was[flag]}, now {now[flag]})" for flag in now if was[flag] != now[flag]]
 
 
-@dataclass(frozen=True)
-class ClassRow(Strict):
-    """Precision, recall and F1 of one class, in percent."""
-
-    name: str
-    precision: Percent  # the share of predictions of this class that are right
-    recall: Percent  # the share of this class's images that are predicted as such
-    f1: Percent  # the harmonic mean of both
-    images: int
-
-
-def now() -> str:
-    """The local time, ISO 8601."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def start_run(out: Path, config: Config) -> Path | None:
-    """Makes `out` ready for a new run; returns the folder to which an earlier run was moved."""
-    archived = archive_earlier_run(out)
-    write_config(out, config)
-    return archived
+@contextmanager
+def open_run(out: Path, config: Config, writes: bool) -> Iterator[Run]:
+    """A new run in the folder `out`, which is locked; an error within says how to resume."""
+    run = Run(out, config, writes)
+    try:
+        if writes:
+            with lock_folder(out):
+                yield run
+        else:
+            yield run
+    except NotFiniteError:
+        raise
+    except BaseException as error:
+        error.add_note(run.how_to_resume())
+        raise
 
 
-def continue_run(out: Path, config: Config, log: Sequence[LogRow]) -> Config:
-    """Makes `out` ready to continue after `log`; returns the config of the whole run.
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Locks `folder`, which is created if needed, against other processes that lock it.
 
-    It is `config` with the start and the command of the run, and the devices and commits of all
-    epochs. The config of a finished run does not change.
-    """
-    first = read_config(out)
-    write_table(out / names.TRAIN_LOG, log)
-    if len(log) == config.flags["epochs"]:
-        return first
-    devices = dict.fromkeys([*first.device.split("; then "), config.device])
-    commits = filter(None, dict.fromkeys([*first.commit.split(), config.commit]))
-    config = replace(
-        config,
-        started=first.started,
-        command=first.command,
-        device="; then ".join(devices),
-        commit=" ".join(commits),
-    )
-    write_config(out, config)
-    return config
-
-
-def best_epoch(log: Sequence[LogRow]) -> LogRow:
-    """The epoch with the highest accuracy, the first one of equals."""
-    return max(log, key=lambda row: row.evaluated_acc)
-
-
-def best_checkpoint(out: Path, last: Checkpoint, log: Sequence[LogRow]) -> Checkpoint:
-    """best.pt of the run that `last` continues after `log`.
-
-    If the last epoch is the best one, best.pt is written again: the run may have been killed
-    after last.pt.
+    The lock ends with the process, however that ends. Worker processes do not inherit it. The
+    lock file stays in the folder. What the process that had the lock before was writing when it
+    was killed is removed.
 
     Raises:
-        UserError: best.pt is of another network or epoch than the log's best.
+        UserError: another process has the lock; the message names it.
     """
-    best_row, path = best_epoch(log), out / names.BEST
-    if best_row.epoch == last.epoch:
-        best = replace(last, training=None)
-        save_checkpoint(path, best)
-        return best
-    if not path.exists():
-        raise UserError(f"{path} is missing; leave out --resume to start anew")
-    best = load_checkpoint(path)
-    same_run = ("network", "arguments", "classes", "mean", "std")
-    expected = {name: getattr(last, name) for name in same_run}
-    expected |= {name: getattr(best_row, name) for name in ("epoch", "test_acc", "val_acc")}
-    for name, value in expected.items():
-        if getattr(best, name) != value:
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder / names.LOCK).open("a+", errors="replace") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
             raise UserError(
-                f"{path} is of another run: its {name} is {getattr(best, name)}, not {value}; "
-                "leave out --resume to start anew"
-            )
-    network_of(best, path)
-    return best
-
-
-def is_of(checkpoint: Checkpoint, config: Config) -> bool:
-    """Whether `checkpoint` can be of the run of `config`, by its classes and its data set."""
-    return checkpoint.classes == config.classes and checkpoint.data in ("", config.fingerprint)
-
-
-def load_best(out: Path, config: Config) -> Checkpoint:
-    """best.pt of the run in `out`; UserError unless it is of the run of `config`."""
-    best = load_checkpoint(out / names.BEST)
-    if not is_of(best, config):
-        raise UserError(
-            f"{out / names.BEST} and {names.CONFIG} are of different runs; put the files of one "
-            "run there"
-        )
-    return best
-
-
-def save_epoch(out: Path, config: Config, log: Sequence[LogRow], checkpoint: Checkpoint) -> None:
-    """Writes the state after the last epoch in `log`, of which `checkpoint` is the network."""
-    save_checkpoint(out / names.LAST, checkpoint)
-    if best_epoch(log) is log[-1]:  # after last.pt, from which `best_checkpoint` can restore it
-        save_checkpoint(out / names.BEST, replace(checkpoint, training=None))
-    write_table(out / names.TRAIN_LOG, log)
-    write_config(out, replace(config, updated=now()))
+                f"{folder} is in use by a running process ({holder}); wait for its end, or give "
+                "another --out"
+            ) from None
+        except OSError:  # a network file system without locks
+            pass
+        file.seek(0)
+        if killed := re.match(r"process (\d+) on", file.read()):
+            for place in (".", names.PLOTS, names.TEST_TILES, names.AUGMENTED_TILES):
+                for unfinished in (folder / place).glob(f".*.{killed[1]}.partial.*"):
+                    unfinished.unlink()
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()},", shlex.join(sys.argv), file=file)
+        file.flush()
+        yield
 
 
 def archive_earlier_run(out: Path) -> Path | None:
@@ -199,17 +281,10 @@ def archive_earlier_run(out: Path) -> Path | None:
     # config.json, which has the start time, is last: after a kill, the next attempt uses the
     # same folder
     ordered = sorted((*names.RUN_FILES, *names.RUN_PICTURES), key=lambda name: name == names.CONFIG)
-    return archive(out, ordered, started)
+    return move_to_archive(out, ordered, started)
 
 
-def archive_earlier_bench(out: Path) -> None:
-    """Moves a measurement that is in `out` to archive/<its time>/ there."""
-    if (out / names.BENCH).exists():
-        measured = datetime.fromtimestamp((out / names.BENCH).stat().st_mtime)
-        archive(out, (names.BENCH,), measured.strftime("%Y-%m-%dT%H-%M-%S"))
-
-
-def archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
+def move_to_archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
     """Moves those of `files` that exist to archive/<folder_name>/, or to a new folder like it."""
     present = [name for name in files if (out / name).exists()]
     folder, copies = out / names.ARCHIVE / folder_name, 1
@@ -220,64 +295,3 @@ def archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(out / name, folder / name)  # which may be on another file system
     return folder
-
-
-def read_log(out: Path) -> pd.DataFrame:
-    """The epochs of a run, at least one, with the columns of `LogRow` that it has."""
-    path = existing(out / names.TRAIN_LOG)
-    try:
-        return as_table(check_log(read_rows(path, LogRow)))
-    except ValueError as error:
-        raise UserError(f"{path} {error}") from error
-
-
-def check_log(rows: list[LogRow]) -> list[LogRow]:
-    """`rows`; ValueError unless they are epochs 1 and so on, all evaluated on the same images."""
-    if not rows or [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
-        raise ValueError("has no epochs, or they are incomplete or out of order")
-    table = as_table(rows)
-    evaluated = any({f"{name}_loss", f"{name}_acc"} <= set(table) for name in names.EVALUATED)
-    if not evaluated or table.isna().any(axis=None):
-        raise ValueError("has neither test_loss and test_acc nor val_loss and val_acc throughout")
-    return rows
-
-
-def evaluated_on(log: pd.DataFrame) -> str:
-    """What the run of a `log` was evaluated on: "test" or "val"."""
-    return next(name for name in names.EVALUATED if f"{name}_acc" in log)
-
-
-def write_config(out: Path, config: Config) -> None:
-    text = json.dumps(asdict(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with replacing(out / names.CONFIG) as path:
-        path.write_text(text, "utf-8", errors="replace")  # a path in a flag may be no UTF-8
-
-
-def read_config(out: Path) -> Config:
-    path = out / names.CONFIG
-    try:
-        values = json.loads(existing(path).read_text("utf-8"))
-        json.dumps(values, allow_nan=False)  # raises ValueError if it has NaN, which is no JSON
-        return validated(Config, values)
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is unreadable: {error}") from error
-
-
-def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """`counts` (classes, classes): rows true, columns predicted."""
-    table = pd.DataFrame(counts, index=pd.Index(classes, name="true"), columns=list(classes))
-    with replacing(out / names.CONFUSION_MATRIX) as path:
-        table.to_csv(path, lineterminator="\n")
-
-
-def read_confusion(out: Path) -> pd.DataFrame:
-    """What `write_confusion` wrote: class names as index and columns; UserError if damaged."""
-    path = existing(out / names.CONFUSION_MATRIX)
-    try:
-        cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).to_numpy()
-        counts = pd.DataFrame(cells[1:, 1:], cells[1:, 0], cells[0, 1:]).astype(int)
-        if list(counts.index) != list(counts.columns) or (counts < 0).any(axis=None):
-            raise ValueError("rows and columns differ, or a count is negative")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is unreadable: {error}") from error
-    return counts

@@ -2,23 +2,33 @@
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from console.errors import UserError
-from records.files import replacing
+from console.files import replacing
 
 Row = TypeVar("Row")
 # pydantic's types of errors, in words about a file
 REASONS = {"missing": "missing", "unexpected_keyword_argument": "unknown"}
 
 
-def validated(kind: type[Row], values: Any) -> Row:
+class Strict:
+    """A dataclass that is read from a file: without unknown entries, NaN and infinity."""
+
+    __pydantic_config__: ClassVar = {
+        "extra": "forbid",
+        "allow_inf_nan": False,
+        "arbitrary_types_allowed": True,
+    }
+
+
+def validate(kind: type[Row], values: Any) -> Row:
     """`values` as an instance of `kind`: a dataclass from a dict, or a list of them.
 
     Raises:
@@ -34,20 +44,21 @@ def validated(kind: type[Row], values: Any) -> Row:
 
 
 def as_table(rows: Sequence[Any]) -> pd.DataFrame:
-    """A row for each instance of a dataclass; a field that is None in all is left out."""
-    return pd.DataFrame([asdict(row) for row in rows]).dropna(axis="columns", how="all")
+    """A row for each instance of a dataclass."""
+    return pd.DataFrame([asdict(row) for row in rows])
 
 
-def write_table(path: Path, rows: Sequence[Any]) -> None:
-    """Writes `as_table(rows)` as a CSV file."""
+def write_table(path: Path, rows: Sequence[Any] | pd.DataFrame) -> None:
+    """Writes instances of a dataclass, or a table without its index, as a CSV file."""
+    table = rows if isinstance(rows, pd.DataFrame) else as_table(rows)
     with replacing(path) as beside:
-        as_table(rows).to_csv(beside, index=False, lineterminator="\n")
+        table.to_csv(beside, index=False, lineterminator="\n")
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of a table as instances of `kind`; none if there is no file.
 
-    Text is read as text; columns of fields with a default may be absent.
+    Text is read as text; fields with a default may be absent or empty.
 
     Raises:
         UserError: a column is missing or unknown, or a value is not of its field's type.
@@ -56,7 +67,13 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         return []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return validated(list[kind], list(csv.DictReader(file, strict=True)))
+            rows = list(csv.DictReader(file, strict=True))
+        optional = {each.name for each in fields(kind) if each.default is not MISSING}
+        for row in rows:
+            for name in optional & row.keys():
+                if row[name] == "":
+                    del row[name]
+        return validate(list[kind], rows)
     except (ValueError, csv.Error, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
 

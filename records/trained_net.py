@@ -8,22 +8,24 @@ net = TrainedNet("results/best.pt")
 print(net.classes[probabilities.argmax()], f"{probabilities.max():.1%}")
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model import Normalise
-from recipe import IMAGE_SIZE
-from records.checkpoints import load_checkpoint, network_of
+from console.errors import UserError
+from model import Normalised
+from recipe import IMAGE_SIZE, Recipe
+from records.checkpoints import load_checkpoint, load_network
 
-BATCH = 500
 
-
-class TrainedNet(nn.Module):
+class TrainedNet(Normalised):
     """Images uint8 (B, 3, 32, 32) RGB -> logits (B, classes), in evaluation mode.
 
     Normalisation is inside, with the mean and standard deviation of the training images.
@@ -32,16 +34,14 @@ class TrainedNet(nn.Module):
         path: a checkpoint written by train.py.
 
     Raises:
-        UserError: it is no checkpoint, or its network is not one of `recipe.NETWORKS`.
+        UserError: it is no checkpoint, or its network is not one of `model.NETWORKS`.
     """
 
     def __init__(self, path: str | os.PathLike):
-        super().__init__()
         path = Path(path)
-        self.checkpoint = load_checkpoint(path)
-        self.classes = self.checkpoint.classes
-        self.normalise = Normalise(self.checkpoint.mean, self.checkpoint.std)
-        self.network = network_of(self.checkpoint, path)
+        checkpoint = load_checkpoint(path)
+        super().__init__(load_network(checkpoint, path), checkpoint.mean, checkpoint.std)
+        self.checkpoint, self.classes = checkpoint, checkpoint.classes
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class TrainedNet(nn.Module):
         Raises:
             ValueError: `images` have another shape or type; the message says how to convert them.
         """
-        _check(images)
-        return self.network(self.normalise(images))
+        _check_images(images)
+        return super().forward(images)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Probabilities (N, classes), float32, of images uint8 (32, 32, 3) RGB.
@@ -61,14 +61,47 @@ class TrainedNet(nn.Module):
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return self.logits(batch).softmax(1).numpy()
 
-    @torch.inference_mode()
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, classes), on the CPU, of any number of images, in batches."""
-        device = self.normalise.scale.device
-        return torch.cat([self(batch.to(device)).cpu() for batch in images.split(BATCH)])
+    @property
+    def title(self) -> str:
+        """ "ResidualNet, 75 epochs": the network, and how long it was trained."""
+        return f"{self.checkpoint.network}, {self.checkpoint.epoch} epochs"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the network's weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy())
+        return digest.hexdigest()[:12]
 
 
-def _check(images: Tensor) -> None:
+def load_teacher(
+    recipe: Recipe, path: Path | None, data: Any, device: torch.device
+) -> tuple[Recipe, TrainedNet | None]:
+    """The network in the checkpoint `path`, to teach on `data`, an `inputs.image_data.ImageData`.
+
+    Returns:
+        The recipe with the teacher's fingerprint, and the teacher; None if there is no path.
+
+    Raises:
+        UserError: it has other classes, or was not trained with the same validation images.
+    """
+    if path is None:
+        return recipe, None
+    teacher = TrainedNet(path)
+    data.check_classes(teacher.classes, path)
+    if data.split == "val" and teacher.checkpoint.data != data.fingerprint:
+        raise UserError(
+            f"--teacher {path} may have been trained on the validation images; train the teacher "
+            "with the same --dataset and --holdout"
+        )
+    print(f"teacher: {path}, {teacher.title}", flush=True)
+    recipe = replace(recipe, teacher=teacher.fingerprint)
+    return recipe, teacher.to(device, memory_format=torch.channels_last)
+
+
+def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(

@@ -117,7 +117,7 @@ def draw_explanations(
         UserError: as `last_map`, or a file cannot be written.
     """
     values, classes = torch.from_numpy(net.probabilities(images)).topk(min(2, len(net.classes)))
-    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(net.normalise.scale.device)
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(net.scale.device)
     maps = class_maps(net.network, net.normalise(batch), classes)
     for index, source in enumerate(sources):
         titles = [

@@ -1,7 +1,7 @@
 """The README's blocks, each made by one function from what a run left in its folder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,32 +9,25 @@ import pandas as pd
 from torch import nn
 
 from console.errors import UserError
+from console.files import check_file
 from console.markdown import escaped, row, table
 from constraints.checks import check
 from constraints.tables import count_parameters, layer_table, tally_table
-from constraints.trace import trace
+from constraints.trace import Trace, trace
 from records import names
-from records.checkpoints import network_of
-from records.evidence import RecipeRow
-from records.files import existing
-from records.run import (
+from records.checkpoints import load_network
+from records.results import (
     ClassRow,
     Config,
-    evaluated_on,
     load_best,
     read_config,
     read_confusion,
     read_log,
 )
+from records.runs import read_runs, write_recipe
 from records.tables import read_rows
-from report.evidence_tables import (
-    ablation_table,
-    bench_table,
-    mean_and_spread,
-    recipes_table,
-    time_table,
-)
-from report.markdown import counted, image
+from report.evidence import bench_table, format_mean, held_out_table, published_table, time_table
+from report.markdown import format_count, image
 from report.pictures import tile_caption
 
 
@@ -58,12 +51,16 @@ class FinishedRun:
 
     @cached_property
     def network(self) -> nn.Module:
-        return network_of(load_best(self.results, self.config), self.results / names.BEST)
+        return load_network(load_best(self.results, self.config), self.results / names.BEST)
+
+    @cached_property
+    def traced(self) -> Trace:
+        return trace(self.network)
 
     @property
     def evaluated(self) -> str:
         """ "test" or "validation", the images that the run was evaluated on."""
-        return names.EVALUATED[evaluated_on(self.log)]
+        return names.SPLITS[self.config.split]
 
     def image(self, name: Path, alt: str, width: int) -> str:
         return image(self.results / name, self.readme_folder, alt, width)
@@ -72,26 +69,30 @@ class FinishedRun:
 def headline(run: FinishedRun) -> str:
     """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
     config, log = run.config, run.log
-    accuracy = log[f"{evaluated_on(log)}_acc"].iloc[-1]
-    rows = read_rows(run.results / names.RECIPES, RecipeRow)
-    own = [each for each in rows if (each.command, each.test_acc) == (config.command, accuracy)]
-    accuracies = [each.test_acc for each in rows if own and each.recipe == own[0].recipe]
-    accuracies = accuracies or [accuracy]
-    seeds = counted(len(accuracies), "seed")
+    runs, accuracies = read_runs(run.results), pd.Series([log.eval_acc.iloc[-1]])
+    if not runs.empty:
+        recipe = write_recipe(replace(config.recipe, seed=0))
+        same = runs[
+            runs.group.map(lambda group: group[-1] == recipe) & (runs.split == config.split)
+        ]
+        if config.recipe.seed in set(same.seed) and not same.seed.duplicated().any():
+            accuracies = same.accuracy
+    seeds = format_count(len(accuracies), "seed")
     minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
-    minutes += f" (seed {own[0].seed})" if len(accuracies) > 1 else ""
+    if len(accuracies) > 1:
+        minutes += f" (seed {config.recipe.seed})"
     cells = (
         f"**{config.parameters:,}**",
-        f"**{mean_and_spread(pd.Series(accuracies))} %** (last epoch, {seeds})",
+        f"**{format_mean(accuracies)} %** (last epoch, {seeds})",
         escaped(config.dataset),
-        f"{counted(len(log), 'epoch')} in {minutes}",
+        f"{format_count(len(log), 'epoch')} in {minutes}",
     )
     return table(("parameters", f"{run.evaluated} accuracy", "data set", "training"), [cells])
 
 
 def results_table(run: FinishedRun) -> str:
-    config, log, name = run.config, run.log, evaluated_on(run.log)
-    accuracy, loss = log[f"{name}_acc"], log[f"{name}_loss"]
+    config, log = run.config, run.log
+    accuracy, loss = log.eval_acc, log.eval_loss
     last, best, lowest = len(log) - 1, accuracy.idxmax(), loss.idxmin()
     rows = {
         f"Latest {run.evaluated} accuracy": f"**{accuracy[last]:.2f} %** (epoch {log.epoch[last]})",
@@ -103,7 +104,7 @@ def results_table(run: FinishedRun) -> str:
         "Data set": f"{escaped(config.dataset)}: {config.train_images:,} training and "
         f"{config.test_images:,} {run.evaluated} images, {len(config.classes)} classes",
         "Device": escaped(config.device),
-        "Training time": f"{log.seconds.sum() / 60:.1f} min for {counted(len(log), 'epoch')}",
+        "Training time": f"{log.seconds.sum() / 60:.1f} min for {format_count(len(log), 'epoch')}",
         "Command": escaped(config.command),
         "Updated": escaped(config.updated),
     }
@@ -120,7 +121,7 @@ def plots(run: FinishedRun) -> str:
 
 def check_confusion(run: FinishedRun) -> None:
     """Raises UserError if the confusion matrix has another accuracy than the log's best epoch."""
-    counts, logged = read_confusion(run.results).to_numpy(), run.log[f"{evaluated_on(run.log)}_acc"]
+    counts, logged = read_confusion(run.results).to_numpy(), run.log.eval_acc
     accuracy = 100 * counts.trace() / counts.sum()
     # a device may round logits otherwise the second time, and so decide an image otherwise
     if not abs(accuracy - logged.max()) <= 0.1 + 100 / counts.sum():
@@ -132,7 +133,7 @@ def check_confusion(run: FinishedRun) -> None:
 
 def class_table(run: FinishedRun) -> str:
     rows = []
-    for each in read_rows(existing(run.results / names.CLASS_REPORT), ClassRow):
+    for each in read_rows(check_file(run.results / names.CLASS_REPORT), ClassRow):
         figures = (f"{figure:.1f} %" for figure in (each.precision, each.recall, each.f1))
         rows.append((escaped(each.name), *figures, f"{each.images:,}"))
     return table(("class", "precision:", "recall:", "F1:", "images:"), rows)
@@ -140,10 +141,7 @@ def class_table(run: FinishedRun) -> str:
 
 def tile_gallery(run: FinishedRun) -> str:
     """Tiles with their class, then grids of more images."""
-    try:
-        augmented = min(names.TILES, int(run.config.flags["batch_size"]))
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{run.results / names.CONFIG}: unusable flags: {error}") from error
+    augmented = min(names.TILES, run.config.recipe.batch_size, run.config.train_images)
     evaluated = min(names.TILES, run.config.test_images)
     tables = (
         f"{run.evaluated.capitalize()} images:\n\n{_tiles(run, names.TEST_TILES, evaluated)}",
@@ -187,7 +185,7 @@ def visualization(run: FinishedRun) -> str:
 def constraints(run: FinishedRun) -> str:
     rows = (
         (each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
-        for each in check(trace(run.network))
+        for each in check(run.traced)
     )
     return table(("constraint", "kept", "found in the network"), rows)
 
@@ -205,26 +203,18 @@ def network_pictures(run: FinishedRun) -> str:
     return f"{blocks}\n\n{run.image(names.RECEPTIVE_FIELD, alt, 830)}"
 
 
-def recipes(run: FinishedRun) -> str | None:
-    table = recipes_table(run.results)
-    if table and (run.results / names.RECIPES_PLOT).is_file():
-        alt = "Accuracy of each recipe against its training time"
-        table += "\n\n" + run.image(names.RECIPES_PLOT, alt, 830)
-    return table
-
-
 BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "HEADLINE": headline,
     "RESULTS": results_table,
-    "RECIPES": recipes,
-    "ABLATION": lambda run: ablation_table(run.results),
+    "RECIPES": lambda run: published_table(run.results),
+    "ABLATION": lambda run: held_out_table(run.results),
     "PLOTS": plots,
     "CLASSES": class_table,
     "TILE_GALLERY": tile_gallery,
     "VISUALIZATION": visualization,
     "NETWORK": network_pictures,
     "CONSTRAINTS": constraints,
-    "RF": lambda run: tally_table(trace(run.network)),
+    "RF": lambda run: tally_table(run.traced),
     "MODEL_SUMMARY": model_summary,
     "BENCH": lambda run: bench_table(run.results),
     "TIME_TO_85": lambda run: time_table(run.results),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from console.markdown import escaped, table
 from records import names
-from records.run import evaluated_on, read_config, read_log
+from records.results import read_config, read_log
 from report.pictures import draw_comparison
 
 
@@ -13,14 +13,14 @@ def compare(runs: list[Path], picture: Path) -> str:
     rows, logs = [], {}
     for folder in dict.fromkeys(runs):
         config, log = read_config(folder), read_log(folder)
-        name = evaluated_on(log)
-        accuracy, logs[str(folder)] = log[f"{name}_acc"], log
+        images = names.SPLITS[config.split]
+        accuracy, logs[f"{folder} ({images})"] = log.eval_acc, log
         figures = (
             f"{config.parameters:,}",
             len(log),
             f"{accuracy.iloc[-1]:.2f} %",
             f"{accuracy.max():.2f} %",
-            f"{names.EVALUATED[name]} images of {escaped(config.dataset)}",
+            f"{images} images of {escaped(config.dataset)}",
             f"{log.seconds.sum() / 60:.1f} min",
         )
         rows.append((escaped(str(folder)), *figures, escaped(config.command)))

@@ -3,18 +3,18 @@
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from console.errors import UserError
-from console.flags import REPOSITORY
+from console.files import REPOSITORY, replacing
 from constraints.tables import count_parameters
 from recipe import IMAGE_SIZE
 from records import names
-from records.files import copy_file, replacing
-from records.run import is_of, read_config
+from records.results import is_of, read_config
 from records.trained_net import TrainedNet
 from report.pictures import tile_caption
 
@@ -34,14 +34,13 @@ def page_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, 
     run is there. `repository` is the address that the page links to, or None.
     """
     checkpoint = net.checkpoint
-    evaluated = "test" if checkpoint.val_acc is None else "val"
-    images = f"{names.EVALUATED[evaluated]} images"
+    images = f"{names.SPLITS[checkpoint.split]} images"
     config = read_config(run) if (run / names.CONFIG).exists() else None
     known = config is not None and is_of(checkpoint, config)
     return {
         "name": checkpoint.network,
         "parameters": count_parameters(net.network),
-        "accuracy": checkpoint.test_acc if evaluated == "test" else checkpoint.val_acc,
+        "accuracy": checkpoint.accuracy,
         "evaluated_on": f"{config.test_images:,} {images} of {config.dataset}" if known else images,
         "classes": net.classes,
         "image_size": IMAGE_SIZE,
@@ -75,8 +74,10 @@ def check_page_folder(folder: Path) -> None:
 def write_page(folder: Path, onnx: Path, facts: dict[str, Any]) -> int:
     """Writes the page, the network in `onnx` and what it runs on to `folder`; returns the bytes."""
     files = {path.name: path for path in (*PAGE, *RUNTIME)} | {names.ONNX.name: onnx}
+    folder.mkdir(parents=True, exist_ok=True)
     for name, source in files.items():
-        copy_file(source, folder / name)
+        with replacing(folder / name) as path:
+            shutil.copyfile(source, path)
     with replacing(folder / names.PAGE_FACTS) as path:
         path.write_text(json.dumps(facts, indent=1))
     return sum((folder / name).stat().st_size for name in (*files, names.PAGE_FACTS))

@@ -15,9 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from console.files import replacing
 from records import names
-from records.files import replacing
-from records.run import evaluated_on
 
 DPI = 100
 ZOOM = 4  # of a 32x32 image in a grid
@@ -32,9 +31,8 @@ TITLE_LENGTH = 26  # characters above an image in a grid
 TITLE = "Title"  # the PNG text that has a tile's caption
 
 
-def draw_curves(log: pd.DataFrame, out: Path) -> None:
-    """Accuracy and loss by epoch, from the rows of train_log.csv."""
-    evaluated = evaluated_on(log)
+def draw_curves(log: pd.DataFrame, split: str, out: Path) -> None:
+    """Accuracy and loss by epoch, from the rows of `records.results.read_log`."""
     for path, column, ylabel in (
         (names.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
         (names.LOSS_CURVES, "loss", "cross-entropy"),
@@ -43,18 +41,15 @@ def draw_curves(log: pd.DataFrame, out: Path) -> None:
         style = {"marker": ".", "color": TRAIN_COLOR}
         axes.plot(log.epoch, log[f"train_{column}"], label="train (augmented)", **style)
         style["color"] = EVALUATED_COLOR
-        label = names.EVALUATED[evaluated]
-        axes.plot(log.epoch, log[f"{evaluated}_{column}"], label=label, **style)
+        axes.plot(log.epoch, log[f"eval_{column}"], label=names.SPLITS[split], **style)
         _save_curves(axes, out / path)
 
 
 def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
-    """The accuracy of several runs by epoch, each on the images that it was evaluated on."""
+    """The accuracy of several runs by epoch, by the label of each."""
     axes = _curve_axes(size=(7, 4.5), xlabel="epoch", ylabel="top-1 accuracy (%)")
-    for name, log in logs.items():
-        evaluated = evaluated_on(log)
-        label = f"{name} ({names.EVALUATED[evaluated]})".replace("$", r"\$")
-        axes.plot(log.epoch, log[f"{evaluated}_acc"], marker=".", label=label)
+    for label, log in logs.items():
+        axes.plot(log.epoch, log.eval_acc, marker=".", label=label.replace("$", r"\$"))
     _save_curves(axes, path)
 
 
@@ -153,7 +148,7 @@ def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> No
 
     Tiles that an earlier call left in `folder` are removed.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for stale in names.tiles(folder):
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)

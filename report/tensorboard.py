@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from records import names
-from records.run import LogRow
+from records.results import LogRow
 
 
 class Board:
@@ -25,11 +25,18 @@ class Board:
     def writer(self) -> SummaryWriter:
         return SummaryWriter(str(self.out / names.TENSORBOARD), purge_step=self.epochs + 1)
 
-    def add_epoch(self, row: LogRow) -> None:
-        for name, value in vars(row).items():
-            if name != "epoch" and value is not None:
-                kind, _, figure = name.rpartition("_")
-                self.writer.add_scalar(f"{figure}/{kind}" if kind else name, value, row.epoch)
+    def add_epoch(self, row: LogRow, split: str) -> None:
+        figures = {
+            "loss/train": row.train_loss,
+            "acc/train": row.train_acc,
+            f"loss/{split}": row.eval_loss,
+            f"acc/{split}": row.eval_acc,
+            "lr": row.lr,
+            "seconds": row.seconds,
+            "images_per_second": row.images_per_second,
+        }
+        for name, value in figures.items():
+            self.writer.add_scalar(name, value, row.epoch)
         self.writer.flush()
 
     def add_figures(self, figures: dict[str, Figure], epoch: int) -> None:

@@ -31,8 +31,7 @@ import report.results  # noqa: F401, which train.py imports late and slowly
 import train
 from console import errors
 from records import names
-from training import failures
-from training.trainer import Trainer
+from training.engine import TrainingStep
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")
 gc.freeze()  # of what is imported, so that the forked processes share it
@@ -211,21 +210,21 @@ def stop_in_the_first_epoch() -> None:
     def train_step(*_):
         signal.raise_signal(signal.SIGTERM)
 
-    Trainer.train_step = train_step
+    TrainingStep.__call__ = train_step
 
 
 def stop_while_the_first_epoch_is_kept() -> None:
     """By a SIGTERM, after its workers have been killed."""
-    save_epoch = records.run.save_epoch
+    write_config = records.run.write_config
 
     def stopped(*args):
-        save_epoch(*args)
+        write_config(*args)
         for worker in multiprocessing.active_children():
             worker.kill()
         time.sleep(0.5)
         signal.raise_signal(signal.SIGTERM)
 
-    records.run.save_epoch = stopped
+    records.run.write_config = stopped
 
 
 def do_not_wait_for_the_first() -> None:
@@ -239,13 +238,13 @@ def lose_a_worker() -> None:
     def train_step(*_):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
 
-    Trainer.train_step = train_step
+    TrainingStep.__call__ = train_step
 
 
 def lose_a_worker_to_a_signal() -> None:
     """The signal reaches this process too, just after torch has reported the worker."""
     lose_a_worker()
-    failures.time = SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGTERM))
+    errors.time = SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGTERM))
 
 
 def refuse_to_load_once_joined() -> None:

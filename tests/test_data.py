@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import data
 from inputs.image_data import ImageData
-from model import Normalise
+from model import Normalised
 from recipe import AUGMENTERS, Recipe
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ def batches_of(images: ImageData, augmenter: str = "albumentations", workers: in
 def epochs(images: ImageData, augmenter="albumentations", workers=0, seed=0) -> list[torch.Tensor]:
     """The images of two epochs, each concatenated."""
     batches = batches_of(images, augmenter, workers, seed)
-    return [torch.cat([batch for batch, _ in batches.epoch(epoch)]) for epoch in (1, 2)]
+    return [torch.cat([batch for batch, *_ in batches.epoch(epoch)]) for epoch in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_seed_changes_order_and_augmentation(augmenter, small_data, one_imag
 @pytest.mark.parametrize(("augmenter", "workers"), EVERY_WAY)
 def test_an_epoch_can_be_drawn_without_those_before(augmenter, workers, small_data):
     batches = batches_of(small_data, augmenter, workers)
-    alone = torch.cat([batch for batch, _ in batches.epoch(2)])
+    alone = torch.cat([batch for batch, *_ in batches.epoch(2)])
     assert torch.equal(alone, epochs(small_data, augmenter)[1])
 
 
@@ -75,26 +76,27 @@ def test_an_epoch_has_every_image_once_in_the_same_order(augmenter, workers, sma
     """Whoever augments; told by labels that are all different."""
     numbered = replace(small_data, train_labels=np.arange(96))
     batches = batches_of(numbered, augmenter, workers)
-    labels = [labels for _, labels in batches.epoch(1)]
+    labels = [labels for _, labels, _ in batches.epoch(1)]
     assert [len(batch) for batch in labels] == [20, 20, 20, 20, 16]
     assert sorted(torch.cat(labels).tolist()) == list(range(96))
-    expected = torch.cat([labels for _, labels in batches_of(numbered).epoch(1)])
+    expected = torch.cat([labels for _, labels, _ in batches_of(numbered).epoch(1)])
     assert torch.equal(torch.cat(labels), expected)
 
 
 @pytest.mark.parametrize(("augmenter", "workers"), EVERY_WAY)
 def test_batches_are_what_the_training_step_wants(augmenter, workers, small_data):
-    images, labels = next(batches_of(small_data, augmenter, workers).epoch(1))
+    images, labels, count = next(batches_of(small_data, augmenter, workers).epoch(1))
     assert images.dtype == torch.uint8
     assert images.shape == (20, 3, 32, 32)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert labels.dtype == torch.int64
+    assert count == 20
 
 
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
 def test_labels_stay_with_their_images(augmenter, small_data):
     """Each class of the small data set is brightest in its own channel."""
-    for images, labels in batches_of(small_data, augmenter).epoch(1):
+    for images, labels, _ in batches_of(small_data, augmenter).epoch(1):
         assert torch.equal(images.float().mean((2, 3)).argmax(1), labels)
 
 
@@ -126,8 +128,8 @@ def test_workers_auto(cores, device, processes, expected, monkeypatch):
 
 
 def test_normalised_training_images_have_mean_0_and_std_1(small_data):
-    normalise = Normalise(small_data.mean, small_data.std)
-    normal = normalise(data.as_tensor(small_data.train_images))
+    forward = Normalised(nn.Identity(), small_data.mean, small_data.std)
+    normal = forward(data.as_tensor(small_data.train_images))
     assert normal.dtype == torch.float32
     assert torch.allclose(normal.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
     assert torch.allclose(normal.std((0, 2, 3)), torch.ones(3), atol=1e-4)
@@ -135,4 +137,4 @@ def test_normalised_training_images_have_mean_0_and_std_1(small_data):
 
 def test_a_constant_channel_stays_finite():
     black = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    assert Normalise((0.0,) * 3, (0.0,) * 3)(black).isfinite().all()
+    assert Normalised(nn.Identity(), (0.0,) * 3, (0.0,) * 3)(black).isfinite().all()

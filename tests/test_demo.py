@@ -25,6 +25,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 REPOSITORY = "https://example.org/someone/something"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on this machine"),
     pytest.mark.skipif(
         not (MODULES / "axe-core").exists(),

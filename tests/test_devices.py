@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from console.errors import UserError
-from training.devices import avoid_slow_kernels, cpu_model, device_description, pick_device
+from training.devices import avoid_slow_kernels, cpu_model, describe_device, pick_device
 from training.processes import World
 
 EPYC_4 = "processor : 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
@@ -36,7 +36,7 @@ def test_a_cpu_has_a_name_on_every_system(text, tmp_path):
 
 
 def test_the_device_of_a_run_names_the_cpu():
-    assert cpu_model() in device_description(torch.device("cpu"))
+    assert cpu_model() in describe_device(torch.device("cpu"))
 
 
 def test_a_gpu_whose_driver_is_too_old_is_not_chosen(monkeypatch):

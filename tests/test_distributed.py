@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from data import as_tensor
 from inputs.image_data import ImageData
 from recipe import AUGMENTERS
 from records import names
-from records.run import read_config, read_confusion, read_log
+from records.results import read_config, read_confusion, read_log
 from records.trained_net import TrainedNet
 from training.processes import World
 
@@ -91,8 +90,8 @@ def assert_figures_are_of_the_saved_network(out: Path, data: ImageData) -> None:
     with torch.inference_mode():
         logits = net(as_tensor(data.test_images))
     accuracy = 100 * (logits.argmax(1) == labels).sum().item() / len(labels)
-    assert row.test_acc == float(f"{accuracy:.8g}")
-    assert row.test_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
+    assert row.eval_acc == float(f"{accuracy:.8g}")
+    assert row.eval_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -119,19 +118,6 @@ def test_a_run_of_several_processes_is_written_once_and_resumed_by_one(
     assert log_without_times(out) == log
 
 
-def test_a_process_that_waits_for_another_can_be_stopped(flags, tmp_path):
-    first, second = forked.start_ranks([*flags, "--epochs", "60"], tmp_path / "out")
-    first.wait_for_epochs(2)
-    os.kill(second.process.pid, signal.SIGSTOP)
-    time.sleep(1)  # within which the first one waits for the second in a collective operation
-    first.process.terminate()
-    first.process.join(timeout=30)
-    second.process.kill()
-    finished = len(log_without_times(first.out))
-    line = f"stopped; epochs 1 to {finished} of 60 are saved in {first.out}. Go on with: torchrun"
-    first.outcome().assert_refused(line, "--resume", status=143)
-
-
 def test_a_process_that_fails_alone_says_so(flags, tmp_path):
     """What is wrong with it, the first process cannot know."""
     out = tmp_path / "out"
@@ -143,6 +129,7 @@ def test_a_process_that_fails_alone_says_so(flags, tmp_path):
     first.outcome()
 
 
+@pytest.mark.slow
 def test_a_process_killed_under_torchrun_ends_the_run(flags, tmp_path):
     words = ["train.py", *flags, "--epochs", "60", "--out", str(tmp_path)]
     run = subprocess.Popen(
@@ -169,6 +156,7 @@ def process_of(parent: int, rank: int) -> int:
     raise AssertionError("no such process")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_by_two_processes_is_the_run(flags, tmp_path):
     flags = [*flags, "--epochs", "10"]
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -181,6 +169,7 @@ def test_killed_and_resumed_by_two_processes_is_the_run(flags, tmp_path):
     assert_same_run(whole, out)
 
 
+@pytest.mark.slow
 def test_a_bad_flag_is_reported_once():
     done = subprocess.run(
         [*TORCHRUN, "train.py", "--lr", "fast"], cwd=REPO, capture_output=True, text=True

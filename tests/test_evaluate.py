@@ -10,7 +10,7 @@ from runs import Outcome, run_script, save_npz
 from data import as_tensor
 from records import names
 from records.checkpoints import load_checkpoint
-from records.run import read_log
+from records.results import read_log
 from records.trained_net import TrainedNet
 
 
@@ -30,8 +30,8 @@ def test_it_is_what_the_log_says(finished_run, small_npz):
         row = log.loc[load_checkpoint(finished_run / name).epoch]
         outcome = evaluate(finished_run / name, small_npz)
         accuracy, loss, _ = figures(outcome)
-        assert accuracy == round(row.test_acc, 2)
-        assert abs(loss - row.test_loss) < 1e-4
+        assert accuracy == round(row.eval_acc, 2)
+        assert abs(loss - row.eval_loss) < 1e-4
 
 
 def test_mirror_images_are_averaged_in(finished_run, small_data, tmp_path):

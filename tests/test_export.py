@@ -17,7 +17,7 @@ from runs import CLASSES, REPO, run_script, train
 
 from inputs.image_files import read_image
 from records.onnx_file import onnx_bytes, onnx_logits, write_int8_onnx
-from records.run import read_config, read_log, write_config
+from records.results import read_config, read_log, write_config
 from records.trained_net import TrainedNet
 from report import page
 
@@ -112,7 +112,7 @@ def test_the_page_has_the_facts_of_the_run(no_runtime, full_width_run, small_dat
     config = read_config(full_width_run)
     assert facts["name"] == "Net"
     assert facts["parameters"] == config.parameters
-    assert facts["accuracy"] == read_log(full_width_run).test_acc.max()
+    assert facts["accuracy"] == read_log(full_width_run).eval_acc.max()
     assert facts["evaluated_on"] == "33 test images of small"
     assert facts["classes"] == list(CLASSES)
     assert len(facts["samples"]) == 8

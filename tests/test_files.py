@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from records.files import LOCK, replacing, sole_writer
+from console.files import replacing
+from records.names import LOCK
+from records.run import lock_folder
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -58,14 +60,14 @@ def test_only_what_the_run_before_left_half_written_is_removed(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("half")
     (tmp_path / LOCK).write_text("process 7 on here, train.py")
-    with sole_writer(tmp_path):
+    with lock_folder(tmp_path):
         assert not any(path.exists() for path in own)
         assert all(path.exists() for path in other)
 
 
 def test_a_folder_is_locked_by_a_command_that_is_no_utf_8(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--out", os.fsdecode(b"caf\xe9")])
-    with sole_writer(tmp_path):
+    with lock_folder(tmp_path):
         assert "train.py --out" in (tmp_path / LOCK).read_text()
 
 

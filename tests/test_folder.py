@@ -70,7 +70,7 @@ def test_train_and_test(tree):
     assert loaded.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert loaded.test_labels.tolist() == [0, 0, 1, 1]
     assert loaded.train_images.shape == (6, 32, 32, 3)
-    assert loaded.evaluated == "test"
+    assert loaded.split == "test"
     np.testing.assert_array_equal(
         loaded.train_images[4], read_image(tree / "train" / "red fox" / "1.png")
     )
@@ -80,7 +80,7 @@ def test_val_is_taken_in_place_of_test(tree):
     expected = load(tree)
     (tree / "test").rename(tree / "val")
     loaded = load(tree)
-    assert loaded.evaluated == "val"
+    assert loaded.split == "val"
     assert loaded.fingerprint == expected.fingerprint
     save_noise(tree / "test" / "cat" / "0.png")
     save_noise(tree / "test" / "red fox" / "0.png")

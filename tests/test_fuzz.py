@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from runs import assert_same, run_script, train
+from runs import run_script, train
 
 import data
 from console.errors import UserError
 from records import names
-from records.checkpoints import load_checkpoint
 
 fuzz = settings(
     deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -100,23 +99,6 @@ def test_npz_whose_directory_has_another_name(small_npz, tmp_path):
     assert attempt(load, tmp_path / "x.npz") is None
 
 
-@fuzz
-@given(damage())
-def test_checkpoint_with_damaged_bytes(finished_run, tmp_path, how):
-    path = tmp_path / "x.pt"
-    path.write_bytes(damaged((finished_run / names.BEST).read_bytes(), how))
-    loaded = attempt(load_checkpoint, path)
-    if loaded:
-        assert_same(loaded, load_checkpoint(finished_run / names.BEST))
-
-
-def test_checkpoint_with_a_tensor_that_became_a_folder(finished_run, tmp_path):
-    content = bytearray((finished_run / names.BEST).read_bytes())
-    content[content.rindex(b"PK\1\2") + 38] ^= 0x10  # its attributes in the archive's directory
-    (tmp_path / "x.pt").write_bytes(content)
-    assert attempt(load_checkpoint, tmp_path / "x.pt") is None
-
-
 plain = st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.text(max_size=3)
 anything = st.recursive(
     plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)
@@ -126,7 +108,17 @@ anything = st.recursive(
 @fuzz
 @given(
     st.sampled_from(
-        ["network", "arguments", "weights", "classes", "mean", "std", "epoch", "test_acc"]
+        [
+            "network",
+            "arguments",
+            "weights",
+            "classes",
+            "mean",
+            "std",
+            "epoch",
+            "test_acc",
+            "val_acc",
+        ]
     ),
     anything,
 )
@@ -140,12 +132,10 @@ def test_checkpoint_with_any_entry(finished_run, small_npz, tmp_path, name, valu
         outcome.assert_refused("x.pt")
 
 
-@fuzz
-@given(st.sampled_from(["settings", "log", "optimizers", "step"]), anything)
+@settings(fuzz, max_examples=20)
+@given(st.sampled_from(["recipe", "log"]), anything)
 def test_resume_with_any_entry(finished_run, small_npz, tmp_path, name, value):
     content = torch.load(finished_run / names.LAST, weights_only=True)
-    step = content["training"]["step"]
-    assume(name != "step" or value not in (step, str(step)))  # which are right
     content["training"][name] = value
     torch.save(content, tmp_path / "last.pt")
     (tmp_path / "best.pt").write_bytes((finished_run / names.BEST).read_bytes())

@@ -8,7 +8,7 @@ import pytest
 from runs import HOSTILE_NAMES, run_script
 
 from records import names
-from records.run import ClassRow, read_confusion
+from records.results import ClassRow, read_confusion
 from records.tables import write_table
 from report.blocks import BLOCKS, FinishedRun
 

@@ -22,5 +22,5 @@ def test_the_second_network_trains_and_is_used(small_npz, tmp_path):
     ):
         outcome = run_script(*script)
         assert (outcome.status, outcome.err) == (0, ""), script
-    rows = (tmp_path / "evidence" / "recipes.csv").read_text().splitlines()[1:]
-    assert [row.startswith('"ResidualNet, width 0.25"') for row in rows] == [True, True]
+    rows = (tmp_path / "evidence" / "runs.csv").read_text().splitlines()[1:]
+    assert [row.startswith("train.py,ResidualNet,") for row in rows] == [True, True]

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from runs import CLASSES, REPO, run_script
 
-import predict
 from data import as_tensor, load
 from records.trained_net import TrainedNet
 
@@ -35,11 +34,7 @@ def predicted(*args) -> list[dict]:
     return [json.loads(line) for line in outcome.out.splitlines()]
 
 
-@pytest.mark.parametrize("batch", [256, 5])  # of 33 images
-def test_a_folders_images_get_the_networks_probabilities(
-    batch, pictures, finished_run, small_data, monkeypatch
-):
-    monkeypatch.setattr(predict, "BATCH", batch)
+def test_a_folders_images_get_the_networks_probabilities(pictures, finished_run, small_data):
     lines = predicted(pictures, "--checkpoint", finished_run / "best.pt", "--top", 3)
     with torch.inference_mode():
         net = TrainedNet(finished_run / "best.pt")

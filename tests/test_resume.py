@@ -17,7 +17,7 @@ from torch import nn
 from model import ConvBlock, Net
 from recipe import AUGMENTERS
 from records import names
-from records.run import read_log
+from records.results import read_log
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_interrupted_and_resumed_is_the_run(precision, small_npz, tmp_path):
     flags += ["--augment", "device", "--precision", precision]
     whole = run_script("train", *flags, "--out", tmp_path / "whole")
     assert whole.status == 0
-    assert read_log(tmp_path / "whole").test_acc.iloc[-1] == 100  # and it learns
+    assert read_log(tmp_path / "whole").eval_acc.iloc[-1] == 100  # and it learns
     run = forked.start([*map(str, flags)], tmp_path / "cut")
     run.wait_for_epochs(2)
     os.killpg(run.process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
@@ -124,8 +124,8 @@ def test_an_edited_network_is_trained_and_resumed(edit, small_npz, tmp_path, mon
         (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
         (["--label-smoothing", 0.2], ["--label-smoothing (was 0.1, now 0.2)"]),
         (["--augment", "device"], ["--augment (was albumentations, now device)"]),
-        (["--limit-train", 50], ["--limit-train (was None, now 50)", "data set"]),
-        (["--holdout", 24], ["--holdout (was None, now 24)", "data set"]),
+        (["--limit-train", 50], ["the data set (--dataset, --limit-train, --holdout)"]),
+        (["--holdout", 24], ["the data set"]),
     ],
 )
 def test_resume_refuses_another_run(flags, words, small_npz, finished_run, tmp_path):
@@ -158,7 +158,7 @@ def test_resume_without_a_run(small_npz, tmp_path):
     train(small_npz, tmp_path, "--resume").assert_refused("last.pt", "missing")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "tampered", "settings", "best"])
+@pytest.mark.parametrize("damage", ["truncated", "tampered", "recipe", "best"])
 def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_path):
     last = tmp_path / "last.pt"
     whole = (finished_run / "last.pt").read_bytes()
@@ -168,9 +168,9 @@ def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_pa
         checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
         del checkpoint["weights"]["fc.bias"]
         torch.save(checkpoint, last)
-    elif damage == "settings":
+    elif damage == "recipe":
         checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
-        checkpoint["training"]["settings"] = 3
+        checkpoint["training"]["recipe"] = 3
         torch.save(checkpoint, last)
     else:  # a checkpoint to use is none to resume from
         last.write_bytes((finished_run / "best.pt").read_bytes())

@@ -26,13 +26,15 @@ from runs import (
 )
 from torch import nn
 
-from data import DeviceBatches, load
-from model import Net, Normalise, build_network
+from data import load, training_batches
+from model import Net, Normalised, build_network
 from recipe import Recipe
 from records import names
 from records.checkpoints import load_checkpoint
-from records.run import read_config, read_confusion, read_log
-from training.trainer import Sums, Trainer
+from records.results import read_config, read_confusion, read_log
+from training.engine import Sums, TrainingStep, train_one_epoch
+from training.losses import make_loss
+from training.optimizers import make_optimizers, make_schedules
 
 PICTURES = {
     "acc_curves.png": (600, 400),
@@ -51,8 +53,9 @@ def test_a_run_leaves_its_log_config_checkpoints_and_pictures(finished_run, smal
     assert config.parameters == 22_191
     assert config.classes == list(CLASSES)
     assert config.fingerprint == small_data.fingerprint
-    assert config.flags["epochs"] == 2
-    assert config.augmentation["flip_p"] == 0.5
+    assert config.recipe.epochs == 2
+    assert config.recipe.augmentation.flip_p == 0.5
+    assert config.options["workers"] == 0
     for name, size in PICTURES.items():
         with Image.open(finished_run / "plots" / name) as image:
             assert image.size == size
@@ -84,12 +87,12 @@ def test_log_and_confusion_matrix_are_what_best_pt_does(finished_run, small_data
     images = torch.from_numpy(small_data.test_images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(small_data.test_labels)
     with torch.no_grad():
-        logits = net(Normalise(checkpoint.mean, checkpoint.std)(images))
+        logits = Normalised(net, checkpoint.mean, checkpoint.std)(images)
     log = read_log(finished_run).set_index("epoch").loc[checkpoint.epoch]
-    assert log.test_acc == pytest.approx(
+    assert log.eval_acc == pytest.approx(
         100 * (logits.argmax(1) == labels).double().mean().item(), abs=1e-6
     )
-    assert log.test_loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
+    assert log.eval_loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
     counts = read_confusion(finished_run).to_numpy()
     assert counts.sum() == len(labels)
     assert counts.sum(1).tolist() == np.bincount(labels).tolist()
@@ -109,7 +112,8 @@ def test_a_last_smaller_batch_counts_by_its_size():
     sums = Sums(torch.device("cpu"))
     for part in zip(logits.split(8), labels.split(8), strict=True):  # 8, 8 and 5
         sums.add(*part)
-    loss, accuracy = sums.loss_and_accuracy()
+    loss, accuracy, images = sums.means()
+    assert images == 21
     assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-6)
     right = (logits.argmax(1) == labels).sum().item()
     assert accuracy == pytest.approx(100 * right / 21, abs=1e-9)
@@ -119,8 +123,8 @@ def test_best_pt_is_of_the_first_epoch_with_the_best_accuracy(small_npz, tmp_pat
     train(small_npz, tmp_path, "--epochs", 6)
     log = read_log(tmp_path)
     checkpoint = load_checkpoint(tmp_path / "best.pt")
-    assert checkpoint.epoch == log.epoch[log.test_acc.idxmax()]
-    assert checkpoint.test_acc == log.test_acc.max()
+    assert checkpoint.epoch == log.epoch[log.eval_acc.idxmax()]
+    assert checkpoint.accuracy == log.eval_acc.max()
 
 
 def test_a_run_with_holdout_never_looks_at_the_test_set(small_npz, small_data, tmp_path):
@@ -134,12 +138,12 @@ def test_a_run_with_holdout_never_looks_at_the_test_set(small_npz, small_data, t
         assert "72 training and 24 validation images" in outcome.out
         assert "validation accuracy: last" in outcome.out
     assert_same_run(*outs)
-    log = read_log(outs[0])
-    assert {"val_loss", "val_acc"} < set(log)
-    assert not {"test_loss", "test_acc"} & set(log)
+    log, columns = read_log(outs[0]), set(log_without_times(outs[0])[0])
+    assert {"val_loss", "val_acc"} < columns
+    assert not {"test_loss", "test_acc"} & columns
     best = load_checkpoint(outs[0] / "best.pt")
-    assert (best.val_acc, best.test_acc) == (log.val_acc.max(), None)
-    assert best.epoch == log.epoch[log.val_acc.idxmax()]
+    assert (best.split, best.accuracy) == ("val", log.eval_acc.max())
+    assert best.epoch == log.epoch[log.eval_acc.idxmax()]
     assert read_confusion(outs[0]).to_numpy().sum(1).tolist() == [8, 8, 8]
 
 
@@ -149,6 +153,7 @@ def test_a_holdout_that_is_too_large_or_small_is_refused(count, small_npz, tmp_p
     outcome.assert_refused(f"cannot hold out {count} of 96 training images")
 
 
+@pytest.mark.slow
 def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
@@ -162,6 +167,7 @@ def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):
     assert "resumed after epoch 2 of 2" in resumed.out
 
 
+@pytest.mark.slow
 def test_compile_without_a_compiler(small_npz, tmp_path):
     flags = ["--dataset", str(small_npz), "--batch-size", "32", "--compile", "--device", "cpu"]
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -196,20 +202,20 @@ def test_a_loss_that_becomes_nan_stops_the_run(small_npz, tmp_path):
 
 
 def test_a_nan_later_on_keeps_the_last_good_checkpoint(small_npz, tmp_path, monkeypatch):
-    run_epoch = Trainer.run_epoch
+    """A network that breaks after two epochs of three steps and their evaluations."""
+    forward, calls = Net.forward, []
 
-    def poisoned(self, epoch, batches):
-        if epoch == 3:
-            torch.nn.init.constant_(self.network.fc.bias, torch.nan)
-        return run_epoch(self, epoch, batches)
+    def poisoned(self, images):
+        calls.append(self.training)
+        return forward(self, images) * (torch.nan if calls.count(True) > 20 else 1)
 
-    monkeypatch.setattr(Trainer, "run_epoch", poisoned)
-    outcome = train(small_npz, tmp_path, "--epochs", 4)
-    outcome.assert_refused("NaN in epoch 3", "still holds epoch 2")
+    monkeypatch.setattr(Net, "forward", poisoned)
+    outcome = train(small_npz, tmp_path, "--epochs", 8)
     checkpoint = load_checkpoint(tmp_path / "last.pt")
-    assert checkpoint.epoch == 2
+    kept = f"still holds epoch {checkpoint.epoch}"
+    outcome.assert_refused(f"NaN in epoch {checkpoint.epoch + 1}", kept)
     assert all(v.isfinite().all() for v in checkpoint.weights.values())
-    assert len(log_without_times(tmp_path)) == 2
+    assert len(log_without_times(tmp_path)) == checkpoint.epoch
 
 
 def test_a_learning_rate_that_is_too_high_is_warned_of(tmp_path):
@@ -229,21 +235,24 @@ def test_test_figures_follow_the_training_figures_from_the_first_epochs(tmp_path
     outcome = run_script("train", *flags, "--out", tmp_path)
     assert (outcome.status, outcome.err) == (0, "")
     log = read_log(tmp_path)
-    assert (log.test_loss < log.train_loss).all()
+    assert (log.eval_loss < log.train_loss).all()
 
 
 def test_batch_norm_statistics_are_of_the_last_batches_together(small_data):
     """Of all three in this epoch; running averages of the first layer would lag behind."""
     network, cpu = build_network(num_classes=3, width=0.1), torch.device("cpu")
     recipe = Recipe(epochs=1, batch_size=32, augment="device")
-    trainer, batches = (
-        Trainer(network, small_data, recipe, cpu),
-        DeviceBatches(small_data, recipe, cpu),
+    forward = Normalised(network, small_data.mean, small_data.std)
+    optimizers, batches = (
+        make_optimizers(network, recipe),
+        training_batches(small_data, recipe, cpu),
     )
-    trainer.run_epoch(1, batches)
-    images = torch.cat([images for images, _ in batches.epoch(1)])
+    schedules = make_schedules(optimizers, recipe, batches.steps)
+    step = TrainingStep(forward, make_loss(recipe), optimizers, schedules)
+    train_one_epoch(step, batches.epoch(1), recipe.batch_size)
+    images = torch.cat([images for images, *_ in batches.epoch(1)])
     with torch.no_grad():
-        expected = network.c1a.conv(trainer.normalise(images)).mean((0, 2, 3))
+        expected = network.c1a.conv(forward.normalise(images)).mean((0, 2, 3))
     torch.testing.assert_close(network.c1a.bn.running_mean, expected)
 
 
@@ -252,19 +261,6 @@ def test_out_that_cannot_be_written(small_npz, tmp_path):
     train(small_npz, tmp_path / "file" / "out").assert_refused("--out", "cannot be written")
     train(small_npz, tmp_path / "file").assert_refused("--out", "cannot be written")
     assert (tmp_path / "file").read_text() == "in the way"
-
-
-def test_the_training_set_is_put_on_the_device_once(small_npz, tmp_path, monkeypatch):
-    made = []
-
-    class Counted(DeviceBatches):
-        def __init__(self, *args):
-            made.append(args)
-            super().__init__(*args)
-
-    monkeypatch.setattr("data.DeviceBatches", Counted)
-    assert train(small_npz, tmp_path, "--epochs", 1, "--augment", "device").status == 0
-    assert len(made) == 1
 
 
 def test_two_classes_width_smoothing_and_a_last_batch_of_one(small_data, tmp_path):
@@ -295,12 +291,13 @@ def test_the_readmes_first_command_in_short(tmp_path):
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0].startswith("data: digits, 200 training and 360 test images, 10 classes")
-    assert "84,322 parameters" in lines[1]
-    assert lines[2].startswith("learning rate: ")
-    assert re.match(r"epoch 1/1  train loss [\d.]+ acc [\d. ]+ %  test loss", lines[3])
-    assert lines[4].endswith(f"pictures in {tmp_path / 'digits' / 'plots'}")
-    next_command = lines[5].removeprefix("next: python ")
-    assert len(lines) == 6
+    assert lines[1] == "network: Net, 84,322 parameters"
+    assert lines[2].startswith("device: CPU")
+    assert lines[3].startswith("learning rate: ")
+    assert re.match(r"epoch 1/1  train loss [\d.]+ acc [\d. ]+ %  test loss", lines[4])
+    assert lines[5].endswith(f"pictures in {tmp_path / 'digits' / 'plots'}")
+    next_command = lines[6].removeprefix("next: python ")
+    assert len(lines) == 7
     assert run_script(*next_command.replace(".py", "").split()).status == 0
 
 

@@ -95,7 +95,7 @@ def test_torch_hub_loads_another_checkpoint(finished_run):
     [
         (b"", "is not a checkpoint"),
         (b"<html>not found</html>", "is not a checkpoint"),
-        ("weights", "is not a checkpoint"),
+        ("weights", "is damaged, or not a checkpoint"),
         ("truncated", "is damaged"),
     ],
 )

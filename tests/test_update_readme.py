@@ -16,10 +16,11 @@ from runs import REPO, run_script
 from test_markers import README, marked
 
 from constraints.tables import count_parameters
+from constraints.trace import trace
 from model import Net
 from records import names
-from records.evidence import AblationRow, BenchRow, Mark, RecipeRow, TimeRow
-from records.run import read_log
+from records.marks import BenchRow
+from records.results import read_log
 from records.tables import write_table
 from report.blocks import BLOCKS
 
@@ -95,9 +96,9 @@ def test_blocks_show_the_run(repo):
         assert not image["src"].startswith("/")
 
     log = read_log(repo / "my results#1")
-    best = log.loc[log.test_acc.idxmax()]
-    assert f"| Best test accuracy | {best.test_acc:.2f} % (epoch {best.epoch:.0f}) |" in text
-    assert f"| Latest test accuracy | **{log.test_acc.iloc[-1]:.2f} %** (epoch 2) |" in text
+    best = log.loc[log.eval_acc.idxmax()]
+    assert f"| Best test accuracy | {best.eval_acc:.2f} % (epoch {best.epoch:.0f}) |" in text
+    assert f"| Latest test accuracy | **{log.eval_acc.iloc[-1]:.2f} %** (epoch 2) |" in text
     for row in ("Best test loss", "Last train accuracy", "Last train loss", "Device", "Updated"):
         assert text.count(f"| {row} | ") == 1
     assert "| Data set | small: 96 training and 33 test images, 3 classes |" in text
@@ -132,118 +133,11 @@ def test_bench_block(repo):
     assert update(repo, "--check").status == 0
 
 
-def test_recipes_block_has_a_row_a_recipe_beside_the_marks(repo):
-    shared = {"params": 84_322, "mult_adds": 13_730_000, "dataset": "cifar10", "device": "CPU"}
-    runs = [
-        RecipeRow(
-            model=f"width {width}", epochs=25, seed=seed, test_acc=accuracy,
-            best_test_acc=accuracy + 1, seconds=60.0, constraints_kept=kept, **shared,
-            command=f"python train.py --width {width} --seed {seed}", settings=settings,
-        )
-        for width, seed, accuracy, settings, kept in (
-            (1, 0, 88.0, "--lr 0.001", "yes"), (1, 1, 89.0, "--lr 0.001", "yes"),
-            (1, 1, 50.0, "--lr 0.1", "no"),
-            (1.5, 0, 90.0, "", ""),
-        )
-    ]  # fmt: skip
-    marks = [
-        Mark("theirs", "https://example.org", 1000, "no", "200", 94.4),
-        Mark("<nobody's>", "", 1000, "yes", "not known", 85),
-    ]
-    write_table(repo / "my results#1" / names.MARKS, marks)
-    text = readme_with(repo, names.RECIPES, runs)
-    assert "| **width 1** | 84,322 | yes | 25 | **88.50 ± 0.71** | 2 |" in text
-    assert "| **width 1, --lr 0.1** | 84,322 | no | 25 | **50.00** | 1 |" in text
-    unknown = "| **width 1.5, settings not recorded** | 84,322 | not recorded |"
-    assert f"{unknown} 25 | **90.00** | 1 |" in text
-    assert "| [theirs](https://example.org) | 1,000 | no | 200 | 94.4 |  |" in text
-    assert "| &lt;nobody's&gt; | 1,000 | yes | not known | 85 |  |" in text
-
-
 def test_a_broken_constraint_stands_out():
-    run = SimpleNamespace(network=Net(width=1.6))
+    network = Net(width=1.6)
+    run = SimpleNamespace(traced=trace(network))
     (line,) = [line for line in BLOCKS["CONSTRAINTS"](run).splitlines() if "**no**" in line]
-    assert line == f"| under 200,000 parameters | **no** | {count_parameters(run.network):,} |"
-
-
-def test_ablation_block_compares_the_same_seeds(repo):
-    runs = [
-        AblationRow(change, epochs, seed, "cifar10", loss, accuracy, 90, 0.4, "CPU", "python x.py")
-        for change, epochs, seed, accuracy, loss in (
-            ("none", 25, 0, 89.0, 0.4), ("none", 8, 0, 80.0, 0.5), ("none", 8, 1, 84.0, 0.5),
-            ("none", 8, 1, 84.0, 0.5), ("SGD", 8, 0, 78.0, 0.6), ("SGD", 8, 1, 83.0, 0.5),
-            ("EMA", 8, 1, 85, 0.49), ("mixup", 8, 2, 86, 0.5),
-        )
-    ]  # fmt: skip
-    lines = readme_with(repo, names.ABLATION, runs).splitlines()
-    first = lines.index("| none | 8 | 82.00 ± 2.83 |  | 0.5000 |  | 90.00 | 2 |")
-    assert lines[first + 1 : first + 5] == [
-        "| SGD | 8 | 80.50 ± 3.54 | -1.50 ± 0.71 | 0.5500 | +0.0500 ± 0.0707 | 90.00 | 2 |",
-        "| EMA | 8 | 85.00 | +1.00 | 0.4900 | -0.0100 | 90.00 | 1 |",
-        "| mixup | 8 | 86.00 |  | 0.5000 |  | 90.00 | 1 |",  # nothing to compare it with
-        "| none | 25 | 89.00 |  | 0.4000 |  | 90.00 | 1 |",
-    ]
-
-
-def test_ablation_block_compares_runs_on_one_device(repo):
-    runs = [
-        AblationRow(change, 8, 0, "cifar10", 0.5, accuracy, 90, 0.4, device, "python x.py")
-        for change, accuracy, device in (
-            ("none", 80.0, "CPU A"), ("none", 82.0, "CPU B"), ("SGD", 81.0, "CPU B"),
-            ("EMA", 81.0, "CPU C"),
-        )
-    ]  # fmt: skip
-    table = readme_with(repo, names.ABLATION, runs)
-    assert "| SGD | 8 | 81.00 | -1.00 | " in table
-    assert "| EMA | 8 | 81.00 |  | " in table
-
-
-def test_ablation_block_compares_runs_of_one_network_and_data_set(repo):
-    runs = [
-        AblationRow(change, 8, 0, data, 0.5, accuracy, 90, 0.4, "CPU", "python x.py", "", settings)
-        for change, accuracy, settings, data in (
-            ("none", 80.0, "", "cifar10"), ("none", 85.0, "--model ResidualNet", "cifar10"),
-            ("none", 60.0, "--model ResidualNet", "pets"),
-            ("mixup", 86.0, "--model ResidualNet", "cifar10"), ("EMA", 81.0, "", "cifar10"),
-            ("mixup", 60.5, "--model ResidualNet", "pets"), ("EMA", 70.0, "", "pets"),
-        )
-    ]  # fmt: skip
-    table = readme_with(repo, names.ABLATION, runs)
-    assert "| mixup (--model ResidualNet) | 8 | 86.00 | +1.00 | " in table
-    assert "| EMA | 8 | 81.00 | +1.00 | " in table
-    assert "| mixup (--model ResidualNet, on pets) | 8 | 60.50 | +0.50 | " in table
-    assert "| EMA (on pets) | 8 | 70.00 |  | " in table
-
-
-def test_ablation_block_compares_the_speed_where_it_is_known(repo):
-    runs = [
-        AblationRow(change, 8, seed, "x", 0.5, 80, 90, 0.4, "CPU", "python x.py", "", "", speed)
-        for change, seed, speed in (
-            ("none", 0, 0.0), ("none", 1, 400.0),
-            ("wider", 0, 100.0), ("wider", 1, 300.0), ("deeper", 1, 0.0),
-        )
-    ]  # fmt: skip
-    table = readme_with(repo, names.ABLATION, runs)
-    assert "| 90.00 | 2 | 0.75 |" in table
-    assert "| 90.00 | 1 |  |" in table
-    assert "| none (on x) | 8 | 80.00 ± 0.00 |  | 0.5000 |  | 90.00 | 2 |  |" in table
-    assert "x images/s" not in readme_with(repo, names.ABLATION, runs[:2])
-
-
-def test_time_block_compares_what_reached_the_target(repo):
-    runs = [
-        TimeRow(script, epochs, seed, "x", accuracy, seconds, device, "python -m x")
-        for script, epochs, seed, accuracy, seconds, device in (
-            ("plain script", 14, 0, 85.5, 1200.0, "CPU"), ("train.py", 6, 0, 85.0, 300.0, "CPU"),
-            ("train.py", 7, 0, 86.0, 390.0, "CPU"), ("train.py", 7, 1, 85.1, 420.0, "CPU"),
-            ("train.py", 7, 2, 85.2, 400.0, "CPU"), ("train.py", 7, 0, 85.2, 30.0, "a GPU"),
-        )
-    ]  # fmt: skip
-    text = readme_with(repo, names.TIME_TO_85, runs)
-    assert "| plain script | 14 | 85.50 | yes | 1 | 20.0 | 3.00 |" in text
-    assert "| train.py | 6 | 85.00 | no | 1 | 5.0 | 0.75 |" in text
-    assert "| train.py | 7 | 85.10 to 86.00 | yes | 3 | 6.7 | 1.00 |" in text
-    assert "| train.py | 7 | 85.20 | yes | 1 | 0.5 | 1.00 |\n\nOn x, a GPU; " in text
+    assert line == f"| under 200,000 parameters | **no** | {count_parameters(network):,} |"
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):
@@ -327,7 +221,7 @@ def test_compare_prints_a_row_a_run_and_draws_their_curves(repo, tmp_path):
     readme = (repo / "docs" / "README.md").read_bytes()
     outcome = run_script("update_readme", "--results", tmp_path / "new", "--compare", *runs)
     assert (outcome.status, outcome.err) == (0, "")
-    accuracy = read_log(runs[0]).test_acc.iloc[-1]
+    accuracy = read_log(runs[0]).eval_acc.iloc[-1]
     rows = [line for line in outcome.out.splitlines() if f"{accuracy:.2f} %" in line]
     assert len(rows) == 2
     assert all(row.count("|") == rows[0].count("|") for row in rows)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from console.errors import UserError
+from console.errors import UserError, print_error
 from training.processes import ALONE, World
 
 
@@ -48,15 +48,18 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
     return device
 
 
-def device_description(device: torch.device) -> str:
+def describe_device(device: torch.device, processes: int = 1) -> str:
     """The device by name. Runs are compared on one device, since two devices round differently."""
+    if processes > 1:
+        return f"{describe_device(device)}, {processes} processes"
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"Apple GPU ({platform.machine()})"
     threads = torch.get_num_threads()
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"CPU, {cpu_model()}, {threads} thread{'s' * (threads > 1)}, {capability}"
+    unit = "thread" if threads == 1 else "threads"
+    return f"CPU, {cpu_model()}, {threads} {unit}, {capability}"
 
 
 def cpu_model(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
@@ -70,25 +73,42 @@ def cpu_model(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
     return name
 
 
+def prepare(forward: nn.Module, wanted: str, device: torch.device) -> torch.dtype:
+    """Makes a network on `device` fast to train; returns the number format for --precision.
+
+    Prints the device, and a warning if that number format is slow on it.
+    """
+    forward.to(memory_format=torch.channels_last)
+    precision = training_precision(wanted, device)
+    print(f"device: {describe_device(device)}", flush=True)
+    keep_freed_memory()
+    if device.type == "cpu":
+        avoid_slow_kernels(forward, precision)
+        if is_slow(precision):
+            print_error(
+                "warning: this CPU has no instructions for bfloat16, so training takes longer than "
+                "with --precision float32"
+            )
+    return precision
+
+
 def training_precision(wanted: str, device: torch.device) -> torch.dtype:
     """The type for --precision `wanted`.
 
-    "auto" is bfloat16 on CUDA from Ampere on, float16 on older CUDA devices, float32 on others.
+    "auto" is bfloat16 on CUDA from Ampere on, which has instructions for it, else float32.
     """
     if wanted != "auto":
         return getattr(torch, wanted)
-    if device.type != "cuda":
-        return torch.float32
-    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if has_bfloat16 else torch.float16
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float32
 
 
-def is_slow(precision: torch.dtype, device: torch.device) -> bool:
-    """Whether training in `precision` is slower than in float32, for lack of instructions."""
+def is_slow(precision: torch.dtype) -> bool:
+    """Whether training on this CPU is slower than in float32, for lack of instructions."""
     instructions = ("avx512_bf16", "bf16")  # on x86, on ARM
-    if (device.type, precision) != ("cpu", torch.bfloat16):
-        return False
-    return not any(torch.cpu.get_capabilities().get(name) for name in instructions)
+    capabilities = torch.cpu.get_capabilities()
+    return precision == torch.bfloat16 and not any(map(capabilities.get, instructions))
 
 
 class Float32Conv2d(nn.Conv2d):

@@ -5,16 +5,16 @@ loss is smoothed by an exponential moving average with bias correction.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch.nn.functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from console.errors import UserError
-from data import DeviceBatches, HostBatches, endless
 from recipe import Recipe
-from training.trainer import Trainer
+from training.engine import Batch, TrainingStep
 
 LOWEST, HIGHEST = 1e-7, 1e-1  # --lr, per image of a batch
 STEPS = 200
@@ -32,24 +32,24 @@ class RangeTest(NamedTuple):
     steepest: float  # the rate at which the loss fell fastest
 
 
-def rising_schedule(step: int, _steps: int, recipe: Recipe) -> float:
-    """From LOWEST to HIGHEST in STEPS steps, as a share of the recipe's learning rate."""
-    return GROWTH**step * LOWEST / recipe.lr
-
-
-def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest:
-    """Trains with `rising_schedule`, which `trainer` must have been made with; prints progress.
+def find_lr(step: TrainingStep, batches: Iterable[Batch], recipe: Recipe) -> RangeTest:
+    """Takes STEPS steps from LOWEST to HIGHEST, in place of the step's schedules; prints progress.
 
     Raises:
         UserError: the loss rises or is NaN from the start.
     """
+
+    def share_of_peak(number: int) -> float:
+        return GROWTH**number * LOWEST / recipe.lr_per_image
+
+    step.schedules = [LambdaLR(optimizer, share_of_peak) for optimizer in step.optimizers]
+    step.forward.train()
     rates, losses, average = [], [], 0.0
-    trainer.network.train()
-    for step, (images, labels) in enumerate(islice(endless(batches), STEPS)):
-        rate = trainer.recipe.lr * trainer.learning_rate()
-        loss = F.cross_entropy(trainer.train_step(images, labels), labels).item()
+    for number, (images, labels, batch_size) in enumerate(islice(batches, STEPS)):
+        rate = recipe.lr_per_image * share_of_peak(number)
+        loss = F.cross_entropy(step(images, labels, batch_size), labels).item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smooth = average / (1 - SMOOTHING ** (step + 1))
+        smooth = average / (1 - SMOOTHING ** (number + 1))
         if not math.isfinite(loss) or (losses and smooth > STOP_ABOVE * min(losses)):
             break
         rates.append(rate)
@@ -61,10 +61,10 @@ def find_lr(trainer: Trainer, batches: HostBatches | DeviceBatches) -> RangeTest
             f"the loss rose or became NaN in the first {len(losses) + 1} steps, at a learning rate "
             f"of nearly zero (--lr {rate:.1g}); look for the cause in the network or the images"
         )
-    return RangeTest(rates, losses, steepest(rates, losses))
+    return RangeTest(rates, losses, find_steepest(rates, losses))
 
 
-def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
+def find_steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The rate at which the smoothed loss fell fastest, of SETTLED + 2 rates or more."""
     falls = [before - after for before, after in pairwise(losses)]
     return rates[max(range(SETTLED, len(falls)), key=falls.__getitem__)]

@@ -1,17 +1,20 @@
-"""Optimizers and the schedule of the learning rate."""
+"""The optimizers, Muon and SGD, and the schedule of their learning rate."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from recipe import Recipe
-from training.muon import Muon
+
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the Newton-Schulz iteration, from Jordan's Muon
+ITERATIONS = 5
 
 
-def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(network: nn.Module, recipe: Recipe) -> list[Optimizer]:
     """Muon for the filters of dense and pointwise convolutions, SGD for all other parameters.
 
     Both have the same peak of the learning rate, and shrink weights equally fast. A depthwise
@@ -34,56 +37,67 @@ def make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
     return optimizers
 
 
-class JointOptimizer:
-    """Several optimizers as one, for `torch.amp.GradScaler`.
+def make_schedules(optimizers: Sequence[Optimizer], recipe: Recipe, steps: int) -> list[LambdaLR]:
+    """A schedule for each optimizer, over all `steps` of a run; its learning rate is the peak."""
 
-    GradScaler decides for each optimizer it is given whether to step. If a gradient of any of
-    these overflows in float16, none of them steps.
+    def share_of_peak(step: int) -> float:
+        """Rises to 1 over the first `warmup` of the steps and falls to 0 over the rest, linearly.
+
+        No step has a rate of zero.
+        """
+        rising = steps * recipe.warmup
+        return min(1, (step + 1) / rising, (steps - step) / (steps - rising))
+
+    return [LambdaLR(optimizer, share_of_peak) for optimizer in optimizers]
+
+
+class Muon(Optimizer):
+    """Steps along the nearest orthogonal matrix to a filter bank's momentum.
+
+    After Keller Jordan's Muon (https://kellerjordan.github.io/posts/muon/). `torch.optim.Muon`
+    takes matrices only, and rounds them to bfloat16, which is slow on a CPU without instructions
+    for it; here they stay in float32.
+
+    For weights (out, in, h, w), each taken as a matrix with a row per filter.
+
+    The momentum is Nesterov's. Weight decay is decoupled from the gradient: a step shrinks weights
+    by lr * weight_decay.
     """
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
-        self.optimizers = optimizers
+    def __init__(
+        self, weights: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
+    ):
+        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["average"] = torch.zeros_like(weight)
+                average = state["average"]
+                average.lerp_(weight.grad, 1 - group["momentum"])
+                direction = orthogonal(weight.grad.lerp(average, group["momentum"]).flatten(1))
+                rows, columns = direction.shape
+                step_size = group["lr"] * math.sqrt(max(1, rows / columns))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(direction.view_as(weight), alpha=step_size)
 
-    def step(self) -> bool:
-        """Steps all of them and returns True; for a skipped step, GradScaler.step returns None."""
-        for optimizer in self.optimizers:
-            optimizer.step()
-        return True
 
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Nearly the nearest (semi-)orthogonal matrix.
 
-def restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Loads the state `saved` into `optimizer`, which has taken no step.
-
-    Before the call, each parameter that is trained must have a gradient. The call changes the
-    parameters, so load the weights afterwards.
-
-    Raises:
-        ValueError: `saved` has other settings or tensors of other shapes, or is not finite.
-            Optimizers raise other errors for content that is no state at all.
+    Singular values above 0.2 % of the matrix's Frobenius norm become 0.68 to 1.20, smaller ones
+    stay below.
     """
-    optimizer.step()  # after which it has a state, to compare `saved` with
-    expected = tree_map(_described, optimizer.state_dict())
-    optimizer.load_state_dict(saved)
-    restored = tree_map(_described, optimizer.state_dict())
-    for group in (*expected["param_groups"], *restored["param_groups"]):
-        del group["lr"]  # which follows the schedule
-    if restored != expected:
-        raise ValueError("an optimizer's state that does not fit the network")
-
-
-def _described(value: Any) -> Any:
-    return (value.shape, value.isfinite().all().item()) if isinstance(value, Tensor) else value
-
-
-def linear_schedule(step: int, steps: int, recipe: Recipe) -> float:
-    """The learning rate of a step, as a share of its peak.
-
-    It rises to 1 over the first `recipe.warmup` of all `steps` and falls towards 0 over the rest,
-    both linearly. No step has a rate of zero.
-    """
-    rising = steps * recipe.warmup
-    return min(1, (step + 1) / rising, (steps - step) / (steps - rising))
+    a, b, c = COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if is_tall else x

@@ -6,6 +6,8 @@ starts them and gives each its rank. A process that torchrun did not start has r
 of size 1; for it, the functions here change nothing.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from console.errors import ranks
+from console.errors import command_line, rank
 
 Result = TypeVar("Result")
 
@@ -35,10 +37,22 @@ class World:
     local_rank: int = 0
     local_size: int = 1
 
+    @classmethod
+    def from_torchrun(cls) -> World:
+        """The rank and world size that torchrun gave to this process."""
+        return cls(*map(rank, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and prints."""
         return self.rank == 0
+
+    def join(self, device: torch.device) -> None:
+        """Makes this process, which trains on `device`, one of those that train together."""
+        if self.size > 1:
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            device_id = device if device.type == "cuda" else None
+            dist.init_process_group(backend, timeout=TIMEOUT, device_id=device_id)
 
     def share(self, count: int) -> slice:
         """Which of `count` items are this process's; shares differ in size by one at most."""
@@ -74,37 +88,16 @@ class World:
         """`network` with gradients that are averaged over the processes."""
         return DistributedDataParallel(network) if self.size > 1 else network
 
-    def command(self, command: str) -> str:
-        """How to start these processes, for `command`, which begins with "python"."""
+    def command(self) -> str:
+        """The command that started these processes."""
+        alone = command_line()
         if self.size == 1:
-            return command
+            return alone
         machines, nodes = self.size // self.local_size, ""
         if machines > 1:
             first = os.environ.get("MASTER_ADDR", "HOST")
             nodes = f" --nnodes={machines} --rdzv_backend=c10d --rdzv_endpoint={first}"
-        return f"torchrun{nodes} --nproc_per_node={self.local_size}{command.removeprefix('python')}"
+        return f"torchrun{nodes} --nproc_per_node={self.local_size}{alone.removeprefix('python')}"
 
 
 ALONE = World()
-
-
-def this_process() -> World:
-    """The rank and world size that torchrun gave to this process."""
-    return World(*ranks().values())
-
-
-def join(world: World, device: torch.device) -> None:
-    """Makes this process, which trains on `device`, one of those that train together."""
-    if world.size > 1:
-        on_cuda = device.type == "cuda"
-        dist.init_process_group(
-            "nccl" if on_cuda else "gloo", timeout=TIMEOUT, device_id=device if on_cuda else None
-        )
-
-
-def is_lost_process(error: BaseException) -> bool:
-    """Whether torch raised `error` because another process does not answer."""
-    words = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe")
-    return isinstance(error, dist.DistError) or (
-        dist.is_initialized() and any(word in str(error) for word in words)
-    )

@@ -1,0 +1,247 @@
+"""What a run leaves in its folder (see `names`): the log, config.json, the confusion matrix."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from console.errors import UserError
+from console.files import REPOSITORY, check_file, replacing
+from constraints.tables import count_parameters
+from recipe import Recipe
+from records import names
+from records.checkpoints import Channels, Checkpoint, Percent, load_checkpoint
+from records.tables import Strict, as_table, validate, write_table
+
+PACKAGES = ("torch", "torchvision", "albumentations", "cv2", "numpy")
+
+
+@dataclass(frozen=True)
+class LogRow(Strict):
+    """One epoch: accuracies in percent, losses as mean cross-entropy in nats.
+
+    In the file, eval_loss and eval_acc are called test_loss and test_acc, or val_loss and val_acc
+    if the run was evaluated on held-out training images.
+    """
+
+    epoch: int
+    train_loss: float
+    train_acc: Percent
+    eval_loss: float
+    eval_acc: Percent
+    lr: float  # at the start of the epoch
+    seconds: float  # training and evaluation
+    images_per_second: float  # training and batch-norm statistics, without evaluation
+
+
+def make_row(epoch: int, lr: float, trained: Any, evaluated: Any) -> LogRow:
+    """The row of an epoch with these `training.engine.Figures`, rounded to eight digits."""
+    figures = {
+        "train_loss": trained.loss,
+        "train_acc": trained.accuracy,
+        "eval_loss": evaluated.loss,
+        "eval_acc": evaluated.accuracy,
+        "lr": lr,
+        "seconds": trained.seconds + evaluated.seconds,
+        "images_per_second": trained.images / trained.seconds,
+    }
+    return LogRow(epoch, **{name: float(f"{value:.8g}") for name, value in figures.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Strict):
+    """What was run, on what; times are local, ISO 8601."""
+
+    command: str
+    started: str
+    updated: str
+    recipe: Recipe
+    options: dict[str, Any]
+    dataset: str
+    fingerprint: str
+    train_images: int
+    test_images: int
+    split: str  # what the run was evaluated on, a key of names.SPLITS
+    classes: list[str]
+    mean: Channels
+    std: Channels
+    parameters: int
+    device: str
+    versions: dict[str, str]
+    # empty for runs from before these were recorded
+    commit: str = ""  # see `read_commit`; a resume at another commit adds that
+    constraints: dict[str, bool] = field(default_factory=dict)  # whether the network keeps each
+    teacher: str = ""  # its name, "ResidualNet, 75 epochs"; its fingerprint is in the recipe
+
+
+def make_config(
+    recipe: Recipe,
+    options: Any,
+    data: Any,
+    network: Any,
+    checks: Sequence[Any],
+    teacher: Any,
+    device: str,
+    command: str,
+) -> Config:
+    """The config of a run that begins now; see train.py for the arguments."""
+    return Config(
+        command=command,
+        started=now(),
+        updated=now(),
+        recipe=recipe,
+        options=json.loads(json.dumps(asdict(options), default=str)),
+        dataset=data.name,
+        fingerprint=data.fingerprint,
+        train_images=len(data.train_labels),
+        test_images=len(data.test_labels),
+        split=data.split,
+        classes=list(data.classes),
+        mean=list(data.mean),
+        std=list(data.std),
+        parameters=count_parameters(network),
+        device=device,
+        versions=loaded_versions(),
+        commit=read_commit(),
+        constraints={each.constraint: each.passed for each in checks},
+        teacher=teacher.title if teacher else "",
+    )
+
+
+@dataclass(frozen=True)
+class ClassRow(Strict):
+    """Precision, recall and F1 of one class, in percent."""
+
+    name: str
+    precision: Percent  # the share of predictions of this class that are right
+    recall: Percent  # the share of this class's images that are predicted as such
+    f1: Percent  # the harmonic mean of both
+    images: int
+
+
+def now() -> str:
+    """The local time, ISO 8601."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def loaded_versions() -> dict[str, str]:
+    """The versions of Python and of those PACKAGES that this process has imported."""
+    modules = {name: sys.modules[name] for name in PACKAGES if name in sys.modules}
+    versions = {name: str(module.__version__) for name, module in modules.items()}
+    return {"python": platform.python_version(), **versions}
+
+
+def read_commit(project: Path = REPOSITORY) -> str:
+    """The commit of `project`, with "-dirty" if its code differs from that.
+
+    It is `git describe --always`, and "" outside a repository. Other files than code, such as
+    the results themselves, do not make it dirty.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(project), *arguments]
+        # a repository that contains `project` among other things is not its own
+        environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(project.parent)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("describe", "--always")
+        is_dirty = git("status", "--porcelain", "-uno", "--", "*.py")
+    except OSError:  # git is not installed
+        return ""
+    return f"{commit}-dirty" if is_dirty else commit
+
+
+def find_best(log: Sequence[LogRow]) -> LogRow:
+    """The epoch with the highest accuracy, the first one of equals."""
+    return max(log, key=lambda row: row.eval_acc)
+
+
+def write_log(out: Path, log: Sequence[LogRow], split: str) -> None:
+    columns = {"eval_loss": f"{split}_loss", "eval_acc": f"{split}_acc"}
+    write_table(out / names.TRAIN_LOG, as_table(log).rename(columns=columns))
+
+
+def read_log(out: Path) -> pd.DataFrame:
+    """The epochs of a run, at least one, with the fields of `LogRow` as columns."""
+    path = check_file(out / names.TRAIN_LOG)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        for row in rows:
+            split = next((split for split in names.SPLITS if f"{split}_acc" in row), "test")
+            for figure in ("loss", "acc"):
+                row[f"eval_{figure}"] = row.pop(f"{split}_{figure}", None)
+        return as_table(check_epochs(validate(list[LogRow], rows)))
+    except (ValueError, csv.Error, OSError) as error:
+        raise UserError(f"{path} is unreadable: {error}") from error
+
+
+def check_epochs(rows: list[LogRow]) -> list[LogRow]:
+    """`rows`; ValueError unless they are epochs 1 and so on."""
+    if not rows or [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
+        raise ValueError("has no epochs, or they are incomplete or out of order")
+    return rows
+
+
+def write_config(out: Path, config: Config) -> None:
+    text = json.dumps(asdict(config), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    with replacing(out / names.CONFIG) as path:
+        path.write_text(f"{text}\n", "utf-8", errors="replace")  # a path may be no UTF-8
+
+
+def read_config(out: Path) -> Config:
+    path = out / names.CONFIG
+    try:
+        values = json.loads(check_file(path).read_text("utf-8"))
+        json.dumps(values, allow_nan=False)  # raises ValueError if it has NaN, which is no JSON
+        return validate(Config, values)
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} is unreadable: {error}") from error
+
+
+def is_of(checkpoint: Checkpoint, config: Config) -> bool:
+    """Whether `checkpoint` can be of the run of `config`, by its classes and its data set."""
+    return checkpoint.classes == config.classes and checkpoint.data in ("", config.fingerprint)
+
+
+def load_best(out: Path, config: Config) -> Checkpoint:
+    """best.pt of the run in `out`; UserError unless it is of the run of `config`."""
+    best = load_checkpoint(out / names.BEST)
+    if not is_of(best, config):
+        raise UserError(
+            f"{out / names.BEST} and {names.CONFIG} are of different runs; put the files of one "
+            "run there"
+        )
+    return best
+
+
+def write_confusion(out: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """`counts` (classes, classes): rows true, columns predicted."""
+    table = pd.DataFrame(counts, columns=list(classes))
+    table.insert(0, "true", list(classes), allow_duplicates=True)
+    write_table(out / names.CONFUSION_MATRIX, table)
+
+
+def read_confusion(out: Path) -> pd.DataFrame:
+    """What `write_confusion` wrote: class names as index and columns; UserError if damaged."""
+    path = check_file(out / names.CONFUSION_MATRIX)
+    try:
+        cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).to_numpy()
+        counts = pd.DataFrame(cells[1:, 1:], cells[1:, 0], cells[0, 1:]).astype(int)
+        if list(counts.index) != list(counts.columns) or (counts < 0).any(axis=None):
+            raise ValueError("rows and columns differ, or a count is negative")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is unreadable: {error}") from error
+    return counts

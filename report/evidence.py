@@ -1,0 +1,143 @@
+"""Tables of measurements over many runs; None if their file has nothing to show."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from console.markdown import escaped, table
+from records import names
+from records.marks import BenchRow, Mark
+from records.runs import PLAIN_SCRIPT, list_changes, read_recipe, read_runs
+from records.tables import read_rows
+
+TARGET = 85  # test accuracy in percent that the assignment asks for
+COMPARISON = ("recipe", "epochs:", "accuracy (%):", "difference:", "loss:", "difference:", "runs:")
+
+
+def published_table(results: Path) -> str | None:
+    """The runs on the test set, a row for each recipe with its seeds, and results of others."""
+    runs = read_runs(results)
+    if runs.empty:
+        return None
+    # runs of a few epochs are for the time to 85 %
+    runs = runs[(runs.split == "test") & (runs.script != PLAIN_SCRIPT) & (runs.epochs >= 25)]
+    cells = []
+    for _, group in runs.sort_values(["parameters", "epochs"], kind="stable").groupby(
+        "group", sort=False
+    ):
+        run = group.iloc[0]
+        accuracy, kept = format_mean(group.accuracy), run.constraints_kept or "not recorded"
+        name = f"**{escaped(name_group(run))}**"
+        cells.append((name, f"{run.parameters:,}", kept, run.epochs, f"**{accuracy}**", len(group)))
+    for mark in read_rows(results / names.MARKS, Mark):
+        who = escaped(mark.who)
+        who = f"[{who}]({mark.source})" if mark.source else who
+        figures = (mark.constraints_kept, mark.epochs, f"{mark.test_acc:g}")
+        cells.append((who, f"{mark.params:,}", *map(escaped, figures), ""))
+    figures = ("epochs:", "test accuracy (%):", "runs:")
+    return table(("network", "parameters:", "constraints kept", *figures), cells)
+
+
+def name_group(run: pd.Series) -> str:
+    """ "Net, --width 1.5, with the teacher ResidualNet, 75 epochs"."""
+    parts = [run.network, *list_changes(read_recipe(run.recipe))]
+    if run.teacher:
+        parts.append(f"with the teacher {run.teacher}")
+    if run.dataset != "cifar10":
+        parts.append(f"on {run.dataset}")
+    return ", ".join(parts)
+
+
+def held_out_table(results: Path) -> str | None:
+    """The runs on held-out images: each recipe against the one of the same length first in it."""
+    runs = read_runs(results)
+    if runs.empty or "val" not in set(runs.split):
+        return None
+    runs = runs[runs.split == "val"].sort_values(["network", "epochs"], kind="stable")
+    compared = []
+    for _, same in runs.groupby(["network", "epochs", "dataset"], sort=False):
+        recipes = [group for _, group in same.groupby("group", sort=False)]
+        recipes.sort(key=lambda group: len(list_changes(read_recipe(group.iloc[0].recipe))))
+        compared += compare_with_first(recipes)
+    return table(COMPARISON, compared)
+
+
+def sweep_table(runs: pd.DataFrame) -> str:
+    """These runs: each recipe against the one of the first run."""
+    recipes = [group for _, group in runs.groupby("group", sort=False)]
+    return table(COMPARISON, compare_with_first(recipes))
+
+
+def compare_with_first(recipes: Sequence[pd.DataFrame]) -> list[tuple]:
+    """A row for the runs of each recipe; differences are of runs of one seed and device model."""
+    cells, pair = [], ["seed", "place"]
+    first = recipes[0].drop_duplicates(pair).set_index(pair)[["accuracy", "loss"]]
+    first = first.add_suffix("_first")
+    for group in recipes:
+        paired = group.join(first, on=pair, how="inner")
+        differences = [
+            format_mean(paired[x] - paired[f"{x}_first"], form)
+            for x, form in (("accuracy", "+.2f"), ("loss", "+.4f"))
+        ]
+        if group is recipes[0]:
+            differences = ["", ""]
+        run, loss = group.iloc[0], f"{group.loss.mean():.4f}"
+        figures = (format_mean(group.accuracy), differences[0], loss, differences[1])
+        cells.append((escaped(name_group(run)), run.epochs, *figures, len(group)))
+    return cells
+
+
+def bench_table(results: Path) -> str | None:
+    """What experiments.bench measured."""
+    rows = read_rows(results / names.BENCH, BenchRow)
+    if not rows:
+        return None
+    cells = (
+        (
+            escaped(each.mode),
+            f"{each.images_per_second:,.0f}",
+            f"{each.slowest:,.0f} to {each.fastest:,.0f}",
+            f"{each.share_of_ceiling:.2f}",
+            f"{each.ratio_to_plain:.2f}",
+            f"{each.peak_memory_mb:,.0f} MB",
+        )
+        for each in rows
+    )
+    titles = ("mode", "images/s:", "slowest to fastest round:", "of the ceiling:", "x plain:")
+    figures = table((*titles, "peak memory:"), cells)
+    return f"{figures}\n\n`{rows[0].command}` on {escaped(rows[0].device)}."
+
+
+def time_table(results: Path) -> str | None:
+    """The time to TARGET, where train.py and the plain script have run on one device."""
+    runs = read_runs(results)
+    if runs.empty:
+        return None
+    runs = runs[(runs.split == "test") & runs.seconds.notna()]
+    tables = []
+    for (dataset, device), same in runs.groupby(["dataset", "device"], sort=False):
+        if PLAIN_SCRIPT not in set(same.script):
+            continue
+        groups = [group for _, group in same.groupby(["script", "epochs"])]
+        reached = [g.seconds.median() for g in groups if g.accuracy.min() > TARGET]
+        cells = []
+        for group in groups:
+            low, high, seconds = group.accuracy.min(), group.accuracy.max(), group.seconds.median()
+            accuracy = f"{low:.2f}" if len(group) == 1 else f"{low:.2f} to {high:.2f}"
+            share = f"{seconds / min(reached):.2f}" if reached else ""
+            is_above = "yes" if low > TARGET else "no"
+            run, minutes = group.iloc[0], f"{seconds / 60:.1f}"
+            cells.append((run.script, run.epochs, accuracy, is_above, len(group), minutes, share))
+        titles = ("script", "epochs:", "test accuracy (%):", f"above {TARGET} %", "runs:")
+        figures = table((*titles, "minutes:", "x shortest:"), cells)
+        tables.append(f"{figures}\n\nOn {escaped(dataset)}, {escaped(device)}.")
+    return "\n\n".join(tables) or None
+
+
+def format_mean(values: pd.Series, form: str = ".2f") -> str:
+    """ "88.25 ± 0.12": mean and standard deviation; the mean alone of one value; "" of none."""
+    if values.empty:
+        return ""
+    spread = f" ± {values.std():{form.lstrip('+')}}" if len(values) > 1 else ""
+    return f"{values.mean():{form}}{spread}"

@@ -1,0 +1,221 @@
+"""The table of finished runs: recorded, shown. No test asserts a speed."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from runs import REPO, run_script, save_npz, train
+
+from recipe import Augmentation, Network, Recipe
+from records import names
+from records.marks import BenchRow, Mark
+from records.results import read_config, read_log
+from records.runs import RunRow, read_recipe, write_recipe
+from records.tables import read_rows, write_table
+from report.blocks import BLOCKS, FinishedRun
+from report.evidence import held_out_table, published_table, time_table
+
+
+def rows_of(results) -> list[RunRow]:
+    return read_rows(results / names.RUNS, RunRow)
+
+
+def make_row(**fields) -> RunRow:
+    """A row of which only `fields` matter."""
+    recipe = Recipe(
+        epochs=fields.get("epochs", 25),
+        seed=fields.get("seed", 0),
+        **fields.pop("settings", {}),
+    )
+    usual = {
+        "script": "train.py",
+        "network": "Net",
+        "parameters": 84_322,
+        "mult_adds": 13_730_000,
+        "seed": 0,
+        "epochs": 25,
+        "dataset": "cifar10",
+        "split": "test",
+        "loss": 0.5,
+        "device": "CPU",
+        "command": "python train.py",
+        "constraints_kept": "yes",
+    }
+    return RunRow(**usual | fields, recipe=write_recipe(recipe))
+
+
+def test_a_recipe_is_read_back_as_it_was():
+    recipe = Recipe(lr_per_image=0.002, network=Network("ResidualNet", 0.5))
+    recipe = replace(recipe, augmentation=Augmentation(hole_p=0.0), teacher="1f2e")
+    assert read_recipe(write_recipe(recipe)) == recipe
+
+
+def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
+    folders, results = [finished_run, tmp_path / "held out"], tmp_path / "results"
+    assert train(small_npz, folders[1], "--epochs", 1, "--holdout", 24).status == 0
+    assert run_script("experiments.record", *folders, "--results", results).status == 0
+    for row, folder in zip(rows_of(results), folders, strict=True):
+        config, log = read_config(folder), read_log(folder)
+        last = log.iloc[-1]
+        assert (row.accuracy, row.loss, row.train_acc) == tuple(
+            last[["eval_acc", "eval_loss", "train_acc"]]
+        )
+        assert row.seconds == pytest.approx(log.seconds.sum(), abs=0.1)
+        assert (row.seed, row.epochs, row.parameters) == (0, len(log), config.parameters)
+        assert (row.command, row.split) == (config.command, config.split)
+        assert row.settings == config.recipe
+        assert (results / row.log).read_bytes() == (folder / "train_log.csv").read_bytes()
+    before = rows_of(results)
+    assert [row.split for row in before] == ["test", "val"]
+    assert run_script("experiments.record", folders[0], "--results", results).status == 0
+    assert rows_of(results) == before  # replaced, not doubled, and the other kept
+
+
+def test_runs_on_two_folders_with_the_same_name_are_kept(small_npz, small_data, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = save_npz(
+        tmp_path / "other" / small_npz.name, small_data, test_images=255 - small_data.test_images
+    )
+    for number, npz in enumerate((small_npz, other)):
+        assert train(npz, tmp_path / str(number), "--epochs", 1, "--width", 0.25).status == 0
+        run_script("experiments.record", tmp_path / str(number), "--results", tmp_path)
+    one, two = rows_of(tmp_path)
+    assert one.recipe == two.recipe
+    assert one.dataset != two.dataset
+    assert one.log != two.log
+
+
+def test_what_is_no_finished_run_is_refused(small_npz, finished_run, tmp_path):
+    record = ("experiments.record", "--results", tmp_path)
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    assert train(small_npz, tmp_path / "less", "--epochs", 1, "--limit-train", 64).status == 0
+    shutil.copy(tmp_path / "less" / names.BEST, run)
+    run_script(*record, run).assert_refused("best.pt and config.json are of different runs")
+    log = (finished_run / names.TRAIN_LOG).read_text().splitlines(keepends=True)
+    (run / names.TRAIN_LOG).write_text("".join(log[:2]))
+    run_script(*record, run).assert_refused("1 of 2 epochs", "--resume")
+    run_script(*record, tmp_path / "none").assert_refused("config.json is missing")
+    (tmp_path / names.RUNS).write_text("network\nNet\n")
+    run_script(*record, finished_run).assert_refused("runs.csv is unreadable")
+    assert not (tmp_path / names.RECORDED_LOGS).exists()
+
+
+# ---- tables
+
+
+def test_the_published_runs_have_a_row_a_recipe_beside_the_marks(tmp_path):
+    runs = [
+        make_row(seed=0, accuracy=88.0),
+        make_row(seed=1, accuracy=89.0),
+        make_row(accuracy=50.0, settings={"lr_per_image": 0.1}, constraints_kept="no"),
+        make_row(accuracy=90.0, teacher="ResidualNet, 75 epochs", settings={"teacher": "12ab"}),
+        make_row(accuracy=1.0, split="val"),
+        make_row(accuracy=1.0, epochs=8),
+        make_row(accuracy=1.0, script="experiments.plain", epochs=50),
+    ]
+    write_table(tmp_path / names.RUNS, runs)
+    usual = {"params": 1000, "constraints_kept": "no", "epochs": "200", "test_acc": 94.4}
+    marks = [Mark(who="theirs", source="https://example.org", **usual), Mark(who="<me>", **usual)]
+    write_table(tmp_path / names.MARKS, marks)
+    assert published_table(tmp_path).splitlines()[2:] == [
+        "| **Net** | 84,322 | yes | 25 | **88.50 ± 0.71** | 2 |",
+        "| **Net, --lr 0.1** | 84,322 | no | 25 | **50.00** | 1 |",
+        "| **Net, with the teacher ResidualNet, 75 epochs** | 84,322 | yes | 25 | **90.00** | 1 |",
+        "| [theirs](https://example.org) | 1,000 | no | 200 | 94.4 |  |",
+        "| &lt;me&gt; | 1,000 | no | 200 | 94.4 |  |",
+    ]
+
+
+def test_held_out_runs_are_compared_by_seed_and_device_model(tmp_path):
+    half = {"weight_decay": 2.5e-4}
+    runs = [
+        make_row(split="val", epochs=8, seed=seed, accuracy=accuracy, loss=loss, device=device,
+                 settings=settings)
+        for seed, accuracy, loss, device, settings in (
+            (0, 78.0, 0.6, "CPU A, 1 thread", half), (1, 83.0, 0.5, "CPU A, 1 thread", half),
+            (2, 99.0, 0.1, "CPU A, 1 thread", half), (0, 80.0, 0.5, "CPU A, 2 threads", {}),
+            (1, 84.0, 0.5, "CPU A, 2 threads", {}), (2, 10.0, 0.5, "CPU B", {}),
+        )
+    ]  # fmt: skip
+    write_table(tmp_path / names.RUNS, runs)
+    assert held_out_table(tmp_path).splitlines()[2:] == [
+        "| Net | 8 | 58.00 ± 41.62 |  | 0.5000 |  | 3 |",
+        "| Net, --weight-decay 0.00025 | 8 | 86.67 ± 10.97 | -1.50 ± 0.71 | 0.4000 | "
+        "+0.0500 ± 0.0707 | 3 |",
+    ]
+
+
+def test_the_time_table_compares_what_reached_the_target(tmp_path):
+    runs = [
+        make_row(script=script, epochs=epochs, seed=seed, accuracy=accuracy, seconds=seconds)
+        for script, epochs, seed, accuracy, seconds in (
+            ("experiments.plain", 14, 0, 85.5, 1200.0), ("train.py", 6, 0, 85.0, 300.0),
+            ("train.py", 7, 0, 86.0, 390.0), ("train.py", 7, 1, 85.1, 420.0),
+            ("train.py", 7, 2, 85.2, 400.0),
+        )
+    ]  # fmt: skip
+    write_table(tmp_path / names.RUNS, [*runs, make_row(accuracy=85.2, device="GPU", seconds=3)])
+    assert time_table(tmp_path).splitlines()[2:] == [
+        "| experiments.plain | 14 | 85.50 | yes | 1 | 20.0 | 3.00 |",
+        "| train.py | 6 | 85.00 | no | 1 | 5.0 | 0.75 |",
+        "| train.py | 7 | 85.10 to 86.00 | yes | 3 | 6.7 | 1.00 |",
+        "",
+        "On cifar10, CPU.",
+    ]
+
+
+def test_the_headline_is_the_mean_over_the_seeds_of_the_runs_own_recipe(finished_run, tmp_path):
+    results = shutil.copytree(finished_run, tmp_path / "results")
+    block = lambda: BLOCKS["HEADLINE"](FinishedRun(results, tmp_path))  # noqa: E731
+    own = read_log(results).eval_acc.iloc[-1]
+    assert f"**{own:.2f} %** (last epoch, 1 seed)" in block()
+    assert run_script("experiments.record", results, "--results", results).status == 0
+    (row,) = rows_of(results)
+    other = replace(
+        row, seed=1, accuracy=own - 2, recipe=row.recipe.replace('"seed":0', '"seed":1')
+    )
+    write_table(results / names.RUNS, [row, other, make_row(accuracy=1.0)])
+    assert f"**{own - 1:.2f} ± 1.41 %** (last epoch, 2 seeds)" in block()
+    assert "(seed 0)" in block()
+
+
+# ---- bench and the plain script
+
+
+@pytest.mark.slow
+def test_quick_bench(small_npz, tmp_path):
+    """In a process of its own, as its modes start processes that import it."""
+    command = [sys.executable, "-m", "experiments.bench", "--quick", "--batch-size", "4"]
+    command += ["--workers", "1", "--device", "cpu", "--dataset", small_npz, "--out", tmp_path]
+    done = subprocess.run([*map(str, command)], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {row.mode: row for row in read_rows(tmp_path / names.BENCH, BenchRow)}
+    assert list(rows) == ["ceiling", "albumentations", "device", "plain"]
+    ceiling, plain = rows["ceiling"].images_per_second, rows["plain"].images_per_second
+    for row in rows.values():
+        assert 0 < row.slowest <= row.images_per_second <= row.fastest
+        assert row.share_of_ceiling == pytest.approx(row.images_per_second / ceiling, rel=0.01)
+        assert row.ratio_to_plain == pytest.approx(row.images_per_second / plain, rel=0.01)
+        assert row.command.startswith("python -m experiments.bench --quick")
+        assert row.mode in done.stdout
+    again = run_script("experiments.bench", "--batch-size", 97, "--dataset", small_npz)
+    again.assert_refused("--batch-size 97", status=2)
+
+
+def test_profile(small_npz, tmp_path):
+    flags = ("--profile", "--dataset", small_npz, "--batch-size", 16, "--out", tmp_path / "new")
+    outcome = run_script("experiments.bench", *flags)
+    assert outcome.status == 0
+    assert "convolution" in outcome.out
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_plain_script_trains_and_is_recorded(small_npz, tmp_path):
+    flags = ("--dataset", small_npz, "--epochs", 2, "--seed", 3, "--results", tmp_path)
+    outcome = run_script("experiments.plain", *flags)
+    assert outcome.status == 0, outcome.err
+    (row,) = rows_of(tmp_path)
+    assert (row.script, row.epochs, row.seed, row.split) == ("experiments.plain", 2, 3, "test")
+    assert f"test {row.accuracy:.2f} %" in outcome.out.splitlines()[-1]

@@ -1,0 +1,299 @@
+"""The training step and its parts: Muon, schedule, losses, number formats, learning-rate finder."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from runs import log_without_times, run_script, train
+from torch import nn
+
+from console.errors import UserError
+from data import as_tensor, endless, evaluation_batches, training_batches
+from model import Normalised, build_network
+from recipe import NETWORKS, Recipe
+from records import names
+from records.checkpoints import load_checkpoint
+from records.results import read_log
+from training.devices import prepare
+from training.engine import TrainingStep, evaluate, train_steps
+from training.find_lr import find_lr, find_steepest
+from training.losses import make_loss
+from training.optimizers import Muon, make_optimizers, make_schedules, orthogonal
+
+CPU = torch.device("cpu")
+
+
+def make_step(data, recipe: Recipe, teacher=None, model="Net", width=0.25, steps=6) -> TrainingStep:
+    torch.manual_seed(0)
+    network = build_network(model, num_classes=len(data.classes), width=width)
+    forward = Normalised(network, data.mean, data.std)
+    precision = prepare(forward, recipe.precision, CPU)
+    optimizers = make_optimizers(network, recipe)
+    schedules = make_schedules(optimizers, recipe, steps)
+    return TrainingStep(forward, make_loss(recipe, teacher), optimizers, schedules, precision)
+
+
+@pytest.fixture
+def batch(small_data):
+    labels = torch.from_numpy(small_data.train_labels[:32])
+    return as_tensor(small_data.train_images[:32]), labels, 32
+
+
+# ---- Muon
+
+
+@pytest.mark.parametrize("shape", [(24, 27), (48, 288), (128, 112), (1, 9), (5, 1)])
+def test_orthogonal_has_singular_values_near_one_and_the_same_directions(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrix))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    aligned = u.T @ orthogonal(matrix) @ v.T
+    assert torch.allclose(aligned, torch.diag(aligned.diagonal()), atol=1e-3)
+    assert torch.allclose(orthogonal(1000 * matrix), orthogonal(matrix), atol=1e-3)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_steps_are_those_of_torchs_muon_but_for_its_rounding(memory_format):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(32, 8, 3, 3, generator=generator)
+    ours = nn.Parameter(start.clone().to(memory_format=memory_format))
+    theirs = nn.Parameter(start.flatten(1).clone())
+    settings = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9}
+    optimizers = Muon([ours], **settings), torch.optim.Muon([theirs], **settings)
+    for _ in range(5):
+        gradient = torch.randn(start.shape, generator=generator)
+        ours.grad = gradient.to(memory_format=memory_format)
+        theirs.grad = gradient.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    moved = (ours - start).flatten(1), theirs - start.flatten(1)
+    assert (moved[0] - moved[1]).norm() < 0.03 * moved[1].norm()  # theirs has 8 bits of precision
+
+
+def test_no_gradient_and_a_gradient_of_zero_leave_a_weight_where_it_is():
+    weight = nn.Parameter(torch.ones(2, 2, 1, 1))
+    Muon([weight], lr=0.1, weight_decay=0.1).step()
+    assert torch.equal(weight, torch.ones(2, 2, 1, 1))
+    assert torch.equal(orthogonal(torch.zeros(4, 9)), torch.zeros(4, 9))
+
+
+def test_both_optimizers_shrink_weights_equally_fast():
+    network = build_network(num_classes=3, width=0.1)
+    optimizers = make_optimizers(network, Recipe(weight_decay=0.01))
+    before = [parameter.detach().norm() for parameter in network.parameters()]
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(200):
+        for optimizer in optimizers:
+            optimizer.step()
+    parameters = zip(network.parameters(), before, strict=True)
+    left = [(parameter.norm() / norm).item() for parameter, norm in parameters if norm > 0]
+    assert left == pytest.approx([left[0]] * len(left), rel=0.2)
+    assert left[0] < 0.2
+
+
+# ---- schedule
+
+
+def rates_of(recipe: Recipe, steps: int) -> list[float]:
+    """The learning rate of each step, as a share of its peak."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    (schedule,) = make_schedules([optimizer], recipe, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+@pytest.mark.parametrize("warmup", [0.01, 0.2, 0.9])
+def test_schedules_of_any_length(steps, warmup):
+    """The rate rises to its peak and falls, in so few steps too that a phase is empty."""
+    rates = rates_of(Recipe(warmup=warmup), steps)
+    assert max(rates) <= 1
+    assert min(rates) > 0
+    peak = rates.index(max(rates))
+    assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
+
+
+def test_the_rate_rises_in_the_first_fifth_and_falls_in_the_rest():
+    rates = rates_of(Recipe(), 100)
+    expected = {0: 0.05, 9: 0.5, 19: 1, 59: 41 / 80, 99: 1 / 80}
+    assert {step: rates[step] for step in expected} == pytest.approx(expected)
+
+
+def test_every_optimizer_follows_the_schedule(small_data, batch):
+    recipe = Recipe(batch_size=32)
+    step, expected = make_step(small_data, recipe), rates_of(recipe, 6)
+    for share in expected:
+        rates = {group["lr"] for optimizer in step.optimizers for group in optimizer.param_groups}
+        assert rates == {0.032 * share}
+        assert step.learning_rate == 0.032 * share
+        step(*batch)
+
+
+# ---- losses
+
+
+class Fixed(nn.Module):
+    """A teacher that gives the same logits to every image."""
+
+    def __init__(self, *logits: float):
+        super().__init__()
+        self.logits = torch.tensor([logits])
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1)
+
+
+def test_the_network_takes_over_the_teachers_probabilities(small_data, batch):
+    recipe = Recipe(batch_size=32, teacher_weight=1.0)
+    step = make_step(small_data, recipe, Fixed(2.0, 0.0, -1.0))
+    step.schedules = make_schedules(step.optimizers, recipe, 100)
+    step.forward.train()
+    for _ in range(50):
+        logits = step(*batch)
+    expected = torch.tensor([2.0, 0.0, -1.0]).softmax(0)
+    torch.testing.assert_close(logits.softmax(1).mean(0), expected, atol=0.05, rtol=0)
+
+
+def test_losses_are_the_formulas_of_their_docstrings(batch):
+    """0.2 CE(label) + 0.8 T^2 KL(teacher || network) with T = 3, and no label smoothing."""
+    images, labels, _ = batch
+    logits = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+    own = -logits.log_softmax(1)[torch.arange(32), labels].mean()
+    smoothed = 0.9 * own - 0.1 * logits.log_softmax(1).mean()
+    torch.testing.assert_close(make_loss(Recipe())(logits, labels, images), smoothed)
+
+    p = (torch.tensor([[2.0, 0.0, -1.0]]) / 3).softmax(1)
+    q = (logits / 3).softmax(1)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    taught = make_loss(Recipe(), Fixed(2.0, 0.0, -1.0))
+    torch.testing.assert_close(taught(logits, labels, images), 0.2 * own + 0.8 * 9 * divergence)
+    alone = make_loss(Recipe(teacher_weight=0.0), Fixed(1.0, 2.0, 3.0))
+    torch.testing.assert_close(alone(logits, labels, images), own)
+
+
+def test_a_run_with_a_teacher(small_npz, finished_run, tmp_path):
+    best, flags = finished_run / "best.pt", ("--epochs", 1, "--width", 0.25)
+    for name, more in (("taught", ("--teacher", best)), ("alone", ())):
+        assert train(small_npz, tmp_path / name, *flags, *more).status == 0
+    assert log_without_times(tmp_path / "taught") != log_without_times(tmp_path / "alone")
+    resumed = train(small_npz, tmp_path / "taught", *flags, "--resume")
+    resumed.assert_refused("is of another run", "--teacher (was ")
+    resumed = train(small_npz, tmp_path / "taught", *flags, "--teacher", best, "--resume")
+    assert resumed.status == 0
+
+
+def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path):
+    best, flags = finished_run / "best.pt", ("--epochs", 1, "--out", tmp_path)
+    outcome = run_script("train", "--dataset", "digits", *flags, "--teacher", best)
+    outcome.assert_refused("has 3 classes", "digits has 10")
+    outcome = train(small_npz, tmp_path, "--holdout", 30, "--teacher", best)
+    outcome.assert_refused("may have been trained on the validation images", "same --dataset")
+    train(small_npz, tmp_path, "--teacher", "no.pt").assert_refused("no.pt is missing")
+    for flag in ("--teacher-weight", "--temperature"):
+        outcome = train(small_npz, tmp_path, flag, 0.5)
+        outcome.assert_refused(f"{flag} needs --teacher", status=2)
+
+
+def test_a_teacher_that_the_run_would_move_away_is_refused(small_npz, finished_run, tmp_path):
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    outcome = train(small_npz, out, "--teacher", tmp_path / "out" / "best.pt")
+    outcome.assert_refused("--teacher", "another --out")
+    assert (out / "best.pt").read_bytes() == (finished_run / "best.pt").read_bytes()
+
+
+def test_a_teacher_has_not_seen_the_validation_images(small_npz, tmp_path):
+    """A teacher with a smaller hold-out was trained on some of them."""
+    teacher, flags = tmp_path / "teacher", ("--epochs", 1, "--holdout", 24)
+    assert train(small_npz, teacher, *flags).status == 0
+    taught = tmp_path / "taught", *flags, "--teacher", teacher / "best.pt"
+    assert train(small_npz, *taught).status == 0
+    outcome = train(small_npz, *taught, "--holdout", 30)
+    outcome.assert_refused("may have been trained on the validation images", "same --dataset")
+
+
+# ---- number formats
+
+
+def test_a_run_in_bfloat16(small_npz, tmp_path):
+    flags, runs = ("--augment", "device", "--epochs", 8), {}
+    for precision in ("bfloat16", "float32"):
+        runs[precision] = tmp_path / precision
+        assert train(small_npz, runs[precision], *flags, "--precision", precision).status == 0
+    assert read_log(runs["bfloat16"]).eval_acc.iloc[-1] == 100
+    assert log_without_times(runs["bfloat16"]) != log_without_times(runs["float32"])
+    weights = load_checkpoint(runs["bfloat16"] / names.BEST).weights.values()
+    assert {x.dtype for x in weights if x.is_floating_point()} == {torch.float32}
+    outcome = train(small_npz, runs["bfloat16"], *flags, "--resume")
+    outcome.assert_refused("it differs in --precision (was bfloat16, now auto). Give")
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_only_depthwise_convolutions_with_stride_or_dilation_stay_in_float32(
+    model, small_data, batch
+):
+    step, formats = make_step(small_data, Recipe(precision="bfloat16"), model=model, width=1), {}
+
+    def note(module, _inputs, result):
+        is_slow = module.groups > 1 and (2, 2) in (module.stride, module.dilation)
+        formats.setdefault(is_slow, set()).add(result.dtype)
+
+    for module in step.forward.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
+    step(*batch)
+    assert formats == {True: {torch.float32}, False: {torch.bfloat16}}
+    formats.clear()
+    evaluate(step.forward, evaluation_batches(small_data, CPU))
+    assert formats == {True: {torch.float32}, False: {torch.float32}}
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_the_loss_in_bfloat16_is_close_to_that_in_float32(model, small_data, batch):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        step = make_step(small_data, Recipe(precision=precision), None, model, width=1, steps=25)
+        losses.append(train_steps(step, [batch] * 3).means()[0])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+# ---- learning-rate finder
+
+
+def test_it_names_a_rate_at_which_the_network_learns(small_npz, finished_run, tmp_path):
+    out = shutil.copytree(finished_run, tmp_path / "out")
+    files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
+    before = {path: path.read_bytes() for path in files}
+    flags = ("--dataset", small_npz, "--batch-size", 32, "--width", 0.25, "--out", out)
+    outcome = run_script("train", *flags, "--find-lr")
+    assert outcome.status == 0, outcome.err
+    assert {path: path.read_bytes() for path in before} == before
+    with Image.open(out / "plots" / "find_lr.png") as image:
+        assert image.size == (600, 400)
+    rate = float(re.search(r"fastest at --lr (\S+);", outcome.out)[1])
+    assert 1e-6 < rate < 1e-2
+    trained = run_script("train", *flags, "--lr", rate, "--epochs", 12, "--out", tmp_path / "x")
+    assert "test accuracy: last 100.00 %" in trained.out
+
+
+def test_the_first_losses_which_are_hardly_averaged_do_not_count():
+    losses = [2.4, 2.32, 2.36, *[2.35] * 50, 2.34, 2.31, 2.3]
+    assert find_steepest(list(range(len(losses))), losses) == losses.index(2.34)
+
+
+def test_a_loss_that_rises_from_the_start_gives_no_rate(small_data):
+    recipe = Recipe(batch_size=32)
+    step = make_step(small_data, recipe)
+    with torch.no_grad():
+        step.forward.network.fc.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="rose or became NaN"):
+        find_lr(step, endless(training_batches(small_data, recipe, CPU)), recipe)
