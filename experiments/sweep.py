@@ -19,7 +19,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
@@ -29,7 +28,6 @@ from typing import TYPE_CHECKING
 from console.errors import UserError, run
 from console.files import check_writable
 from console.flags import Device, flag_name, parse, setting
-from console.signals import Stopped
 from experiments.record import HOLDOUT, name_images, record
 from inputs.sources import DataFlags
 from recipe import Recipe
@@ -38,7 +36,6 @@ from records import names
 if TYPE_CHECKING:
     from inputs.image_data import ImageData
 
-PATIENCE = 5  # seconds in which a run that has received the same signal ends
 OWN_FLAGS = ("--seed", "--out", "--resume", "--find-lr")
 
 
@@ -107,7 +104,10 @@ def main() -> None:
     if rows:
         print(sweep_table(make_runs_table(rows)))
     if failed := len(planned) - len(rows):
-        raise UserError(f"{failed} of {len(planned)} runs failed, see above; then repeat this")
+        raise UserError(
+            f"{failed} of {len(planned)} runs failed, see above; repeat this to resume them, or "
+            "give another --out for other flags"
+        )
 
 
 def plan(options: Options, flags: list[str]) -> dict[Path, list[str]]:
@@ -158,14 +158,7 @@ def train(out: Path, flags: Sequence[str]) -> bool:
     command = [sys.executable, "train.py", *flags]
     if (out / names.LAST).exists():
         command.append("--resume")
-    with subprocess.Popen(command) as process:
-        try:
-            status = process.wait()
-        except Stopped:
-            with suppress(subprocess.TimeoutExpired):  # a terminal's Ctrl-C reaches it as well
-                process.wait(PATIENCE)
-            process.terminate()
-            raise
+    status = subprocess.call(command)  # which is killed if this process is stopped
     if status == 2:  # a bad flag, which train.py has named
         sys.exit(status)
     return status == 0

@@ -1,7 +1,7 @@
 """The README's blocks, each made by one function from what a run left in its folder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -69,15 +69,13 @@ class FinishedRun:
 def headline(run: FinishedRun) -> str:
     """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
     config, log = run.config, run.log
-    runs, accuracies = read_runs(run.results), pd.Series([log.eval_acc.iloc[-1]])
+    runs, accuracies, count = read_runs(run.results), pd.Series([log.eval_acc.iloc[-1]]), 1
     if not runs.empty:
-        recipe = write_recipe(replace(config.recipe, seed=0))
-        same = runs[
-            runs.group.map(lambda group: group[-1] == recipe) & (runs.split == config.split)
-        ]
-        if config.recipe.seed in set(same.seed) and not same.seed.duplicated().any():
-            accuracies = same.accuracy
-    seeds = format_count(len(accuracies), "seed")
+        own = runs[(runs.recipe == write_recipe(config.recipe)) & (runs.command == config.command)]
+        same = runs[runs.group.isin(own.group)]
+        if not same.empty:
+            accuracies, count = same.accuracy, same.seed.nunique()
+    seeds = format_count(count, "seed")
     minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
     if len(accuracies) > 1:
         minutes += f" (seed {config.recipe.seed})"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from runs import REPO, run_script, save_npz, train
 
+from experiments.record import name_images
 from recipe import Augmentation, Network, Recipe
 from records import names
 from records.marks import BenchRow, Mark
@@ -85,6 +86,18 @@ def test_runs_on_two_folders_with_the_same_name_are_kept(small_npz, small_data, 
     assert one.recipe == two.recipe
     assert one.dataset != two.dataset
     assert one.log != two.log
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"limit_train": None, "holdout": 5000}, "cifar10"),
+        ({"limit_train": 64, "holdout": None}, "cifar10, --limit-train 64"),
+        ({"limit_train": None, "holdout": 30}, "cifar10, --holdout 30"),
+    ],
+)
+def test_a_part_of_a_data_set_is_another_data_set(options, name):
+    assert name_images("cifar10", "1a2b3c4d", options) == name
 
 
 def test_what_is_no_finished_run_is_refused(small_npz, finished_run, tmp_path):
@@ -219,3 +232,6 @@ def test_the_plain_script_trains_and_is_recorded(small_npz, tmp_path):
     (row,) = rows_of(tmp_path)
     assert (row.script, row.epochs, row.seed, row.split) == ("experiments.plain", 2, 3, "test")
     assert f"test {row.accuracy:.2f} %" in outcome.out.splitlines()[-1]
+    assert run_script("experiments.plain", *flags).status == 0
+    (again,) = rows_of(tmp_path)  # replaced, since it is the same run
+    assert (again.accuracy, again.loss, again.train_acc) == (row.accuracy, row.loss, row.train_acc)
