@@ -223,10 +223,10 @@ def open_run(out: Path, config: Config, writes: bool) -> Iterator[Run]:
                 yield run
         else:
             yield run
-    except NotFiniteError:
-        raise
     except BaseException as error:
-        error.add_note(run.how_to_resume())
+        is_refused = isinstance(error, UserError) and not run.log  # before anything was trained
+        if not is_refused and not isinstance(error, NotFiniteError):
+            error.add_note(run.how_to_resume())
         raise
 
 
