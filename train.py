@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from console.errors import UserError, print_error, rank, run
 from console.files import check_file, check_writable
-from console.flags import Device, flag_name, join_flags, parse, read_workers, setting
+from console.flags import Device, as_flags, parse, read_workers, setting
 from inputs.sources import DataFlags
 from recipe import Recipe
 from records import names
@@ -204,9 +204,10 @@ def check_flags(recipe: Recipe, options: Options) -> None:
         raise UserError("--resume: not allowed with --find-lr", status=2)
     if options.find_lr and rank("WORLD_SIZE") > 1:
         raise UserError("--find-lr is for one process: leave out torchrun")
-    for name in ("teacher_weight", "temperature"):
-        if not options.teacher and getattr(recipe, name) != getattr(Recipe, name):
-            raise UserError(f"{flag_name(name)} needs --teacher FILE.pt", status=2)
+    if not options.teacher and recipe.teacher_weight != Recipe.teacher_weight:
+        raise UserError("--teacher-weight needs --teacher FILE.pt", status=2)
+    if not options.teacher and recipe.temperature != Recipe.temperature:
+        raise UserError("--temperature needs --teacher FILE.pt", status=2)
     if options.teacher and recipe.label_smoothing != Recipe.label_smoothing:
         raise UserError("--label-smoothing has no effect with --teacher; leave it out", status=2)
     if options.tensorboard:
@@ -241,7 +242,7 @@ def check_network(network: nn.Module, recipe: Recipe, data: ImageData) -> tuple[
     if broken := ", ".join(each.constraint for each in checks if not each.passed):
         print_error(
             f"warning: the network breaks constraints ({broken}); see python model.py "
-            f"{join_flags(recipe.network)}"
+            + " ".join(f"{flag} {value}" for flag, value in as_flags(recipe.network).items())
         )
     return traced, checks
 

@@ -1,6 +1,5 @@
 """Files that are never seen half written."""
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,12 +25,10 @@ def in_repository(name: str) -> Path:
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to, and moves that file over `path` at the end.
 
-    Args:
-        durable: whether to wait until the content is on the disk, so that a power failure does
-            not cost the file either.
+    Its content is on the disk before, so that a power failure does not cost the file either.
 
     Raises:
         UserError: it cannot be written; what was at `path` before is still there.
@@ -39,11 +36,9 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield beside
-        if durable:
-            _flush(beside)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
         beside.replace(path)
-        if durable:
-            _flush(path.parent)
     except OSError as error:
         kept = f"; the {path.name} from before is kept" if path.exists() else ""
         reason = error.strerror or error if path.parent.exists() else f"{path.parent} is gone"
@@ -51,21 +46,6 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file's content, or the names in a folder, are on the disk."""
-    if os.name == "nt":  # which cannot flush what is open for reading
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # some shared file systems, such as VirtualBox's, cannot flush a folder
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def check_writable(folder: Path, flag: str = "--out") -> None:

@@ -13,7 +13,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,16 @@ def setting(
     """
     if kind is None:
         kind = Path if isinstance(default, Path) else type(default)
-    how = {"kind": kind, "flag": flag, "choices": choices, "many": many}
-    return field(
-        default=default, metadata={"help": help, "metavar": metavar, "bounds": bounds, **how}
-    )
+    how: dict[str, Any] = {"help": help, "default": default}
+    if kind is bool:
+        how["action"] = "store_true"
+    else:
+        read = {int: number(int, **bounds), float: number(float, **bounds), Path: _read_path}
+        how["type"] = read.get(kind) or _with_reason(kind)
+        how["metavar"] = metavar or METAVARS.get(kind)
+        how["choices"] = choices
+        how["nargs"] = "+" if many else None
+    return field(default=default, metadata={"flag": flag, "how": how})
 
 
 def parse(
@@ -60,12 +66,17 @@ def parse(
     `argv` replaces the arguments of this process. A bad flag raises UserError with status 2; with
     `others`, flags that are not in `kinds` are ignored.
     """
-    parser = Parser(description)
+    parser = Parser(
+        prog=f"python {shlex.join(program())}",
+        description=description,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
     for kind in kinds:
         title = kind.__doc__.partition("\n")[0].rstrip(".")
         _add_flags(parser.add_argument_group(title), kind)
     values = vars(parser.parse_known_args(argv)[0] if others else parser.parse_args(argv))
-    made = [_instance(kind, values) for kind in kinds]
+    made = [_make(kind, values) for kind in kinds]
     return made[0] if len(kinds) == 1 else made
 
 
@@ -80,15 +91,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with every default in --help, no abbreviated flags and one-line errors."""
-
-    def __init__(self, description: str):
-        super().__init__(
-            prog=f"python {shlex.join(program())}",
-            description=description,
-            formatter_class=HelpFormatter,
-            allow_abbrev=False,
-        )
+    """argparse with one-line errors."""
 
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help", status=2)
@@ -100,39 +103,21 @@ def _add_flags(group: argparse._ArgumentGroup, kind: type) -> None:
         if is_dataclass(each.default):
             _add_flags(group, type(each.default))
         elif each.metadata:
-            _add_flag(group, each.name, each.default, each.metadata)
+            flag = flag_of(each)
+            names = {"dest": each.name} if flag.startswith("-") else {}
+            group.add_argument(flag, **names, **each.metadata["how"])
 
 
-def _add_flag(group: argparse._ArgumentGroup, name: str, default: Any, how: dict) -> None:
-    kind, bounds = how["kind"], how["bounds"]
-    options = {"default": default, "help": how["help"], "dest": name}
-    flag = how["flag"] or flag_name(name)
-    if not flag.startswith("-"):
-        del options["dest"]
-    if kind is bool:
-        group.add_argument(flag, action="store_true", **options)
-        return
-    if how["choices"]:
-        options["choices"] = how["choices"]
-    elif kind in (int, float):
-        options["type"] = number(kind, **bounds)
-    else:
-        options["type"] = _read_path if kind is Path else _with_reason(kind)
-    if how["many"]:
-        options["nargs"] = "+"
-    group.add_argument(flag, metavar=how["metavar"] or METAVARS.get(kind), **options)
+def flag_of(setting: Field) -> str:
+    return setting.metadata["flag"] or f"--{setting.name.replace('_', '-')}"
 
 
-def flag_name(field_name: str) -> str:
-    return f"--{field_name.replace('_', '-')}"
-
-
-def _instance(kind: type, values: dict[str, Any]) -> Any:
+def _make(kind: type, values: dict[str, Any]) -> Any:
     """An instance of the dataclass `kind` with the values of the flags."""
     made = {}
     for each in fields(kind):
         if is_dataclass(each.default):
-            made[each.name] = _instance(type(each.default), values)
+            made[each.name] = _make(type(each.default), values)
         elif each.metadata:
             made[each.name] = values[each.name]
     return kind(**made)
@@ -146,13 +131,8 @@ def as_flags(settings: Any) -> dict[str, Any]:
         if is_dataclass(value):
             flags |= as_flags(value)
         elif each.metadata:
-            flags[each.metadata["flag"] or flag_name(each.name)] = value
+            flags[flag_of(each)] = value
     return flags
-
-
-def join_flags(settings: Any) -> str:
-    """The flags of a dataclass of settings as words of a command: "--lr 0.001 --width 1.0"."""
-    return shlex.join(str(word) for pair in as_flags(settings).items() for word in pair)
 
 
 def _read_path(text: str) -> Path:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
 from console.files import check_writable
-from console.flags import Device, flag_name, parse, setting
+from console.flags import Device, parse, setting
 from experiments.record import HOLDOUT, name_images, record
 from inputs.sources import DataFlags
 from recipe import Recipe
@@ -42,7 +42,8 @@ OWN_FLAGS = ("--seed", "--out", "--resume", "--find-lr")
 def read_variation(text: str) -> tuple[str, tuple[str, ...]]:
     """ "weight_decay=1e-3,2e-3" -> ("--weight-decay", ("1e-3", "2e-3"))."""
     name, _, values = text.partition("=")
-    flag = flag_name({"lr_per_image": "lr"}.get(name, name).strip("-"))
+    name = {"lr_per_image": "lr"}.get(name, name).strip("-")
+    flag = f"--{name.replace('_', '-')}"
     if flag in ("--", *OWN_FLAGS) or not all(values.split(",")):
         raise ValueError(
             f"needs FIELD=VALUE,VALUE, weight_decay=5e-4,1e-3 for example, not {text!r}"

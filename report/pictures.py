@@ -155,8 +155,7 @@ def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> No
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         text = PngInfo()
         text.add_itxt(TITLE, caption)
-        # as all pictures, they can be drawn again, so nothing waits until they are on the disk
-        with replacing(folder / names.tile_name(index, caption), durable=False) as path:
+        with replacing(folder / names.tile_name(index, caption)) as path:
             tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
             tile.save(path, pnginfo=text)
 
@@ -174,7 +173,7 @@ def shortened(text: str, length: int = TITLE_LENGTH) -> str:
 def save(figure: Figure, path: Path) -> Figure:
     """Writes a figure as a PNG file; returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, durable=False) as beside, warnings.catch_warnings():
+    with replacing(path) as beside, warnings.catch_warnings():
         # letters of a class name that matplotlib's font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         if layout := figure.get_layout_engine():

@@ -1,9 +1,7 @@
 """Files take their place whole and durably; what others write is left alone."""
 
-import errno
 import multiprocessing
 import os
-import stat
 import sys
 from pathlib import Path
 
@@ -27,21 +25,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_system_that_cannot_flush_folders_is_written_to(tmp_path, monkeypatch):
-    """Those of some virtual machines cannot."""
-    flush = os.fsync
-
-    def fsync(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with replacing(tmp_path / "file.txt") as beside:
-        beside.write_text("new")
-    assert (tmp_path / "file.txt").read_text() == "new"
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):
@@ -85,17 +68,3 @@ def test_writers_of_one_file_have_temporary_files_of_their_own(tmp_path):
 def replace_with_other(path: Path) -> None:
     with replacing(path) as beside:
         beside.write_text("other")
-
-
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
-    events, fsync, move = [], os.fsync, Path.replace
-
-    def told_fsync(descriptor):
-        events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", told_fsync)
-    monkeypatch.setattr(Path, "replace", lambda *paths: (events.append("moved"), move(*paths)))
-    with replacing(tmp_path / "last.pt") as beside:
-        beside.write_text("new")
-    assert events == [str(beside), "moved", str(tmp_path)]
