@@ -21,10 +21,7 @@ from console import signals
 FIRST_PRINTS = 10  # seconds that other processes wait, so that the first can print the error
 # which a terminal obeys, and surrogates, which stand for bytes that are not UTF-8
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-INSTALL = {  # import name -> what to give to pip
-    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "-r requirements-export.txt"),
-    "tensorboard": "tensorboard",
-}
+PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 
 class UserError(Exception):
@@ -116,14 +113,13 @@ def _line(error: Exception) -> str | None:
     return _known_failure(error) or (str(error) if isinstance(error, OSError) else None)
 
 
-def _how_to_install(package: str) -> str | None:
-    """How to install a missing package; None if it is none that the project requires."""
-    requirements = Path(__file__).parents[1] / "requirements.txt"
-    required = re.findall(r"^[\w-]+", requirements.read_text("utf-8"), re.MULTILINE)
-    if package in (*required, "cv2", "PIL", "sklearn"):
-        return f"{package} is not installed: pip install -r requirements.txt"
-    if package in INSTALL:
-        return f"{package} is not installed: pip install {INSTALL[package]}"
+def _how_to_install(module: str) -> str | None:
+    """How to install a missing module; None if it is none that the project requires."""
+    package = PACKAGES.get(module, module)
+    root = Path(__file__).parents[1]
+    for name in ("requirements.txt", "requirements-export.txt", "requirements-dev.txt"):
+        if re.search(rf"^{re.escape(package)}\b", (root / name).read_text("utf-8"), re.MULTILINE):
+            return f"{module} is not installed: pip install -r {name}"
     return None
 
 

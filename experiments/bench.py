@@ -16,7 +16,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -107,7 +107,9 @@ def train_py(augment: str, options: Options, data: ImageData) -> Runner:
         forward, make_loss(recipe), optimizers, schedules, precision, options.compile
     )
     batches = endless(training_batches(data, recipe, device, options.workers))
-    return make_runner(partial(train_steps, step), batches if augment else repeat(next(batches)))
+    if not augment:
+        batches = repeat(next(batches))
+    return lambda steps: train_steps(step, islice(batches, steps)).images
 
 
 def plain_script(options: Options, data: ImageData) -> Runner:
@@ -116,9 +118,10 @@ def plain_script(options: Options, data: ImageData) -> Runner:
     network = build_network(num_classes=len(data.classes)).to(device)
     # the first steps at the peak of a schedule might diverge; the speed is the same
     recipe = Recipe(batch_size=options.batch_size, lr_per_image=Recipe.lr_per_image / 10)
+    optimizers = make_optimizers(network, recipe)
     loader = plain.make_loader(data, recipe, worker_count(options.workers, device))
-    train = partial(plain.train, network, make_optimizers(network, recipe))
-    return make_runner(train, chain.from_iterable(repeat(loader)))
+    batches = chain.from_iterable(repeat(loader))
+    return lambda steps: plain.train(network, optimizers, islice(batches, steps))[1]
 
 
 MODES: dict[str, Callable[[Options, ImageData], Runner]] = {
@@ -127,25 +130,6 @@ MODES: dict[str, Callable[[Options, ImageData], Runner]] = {
     "device": partial(train_py, "device"),
     "plain": plain_script,
 }
-
-
-def make_runner(train: Callable[[Iterable], object], batches: Iterable) -> Runner:
-    """A function that calls `train` on the next batches, as many as it is told."""
-    batches = iter(batches)
-
-    def run_steps(steps: int) -> int:
-        images = 0
-
-        def count_images() -> Iterator:
-            nonlocal images
-            for batch in islice(batches, steps):
-                images += len(batch[1])
-                yield batch
-
-        train(count_images())
-        return images
-
-    return run_steps
 
 
 # ---- the measurement, in turns
@@ -196,15 +180,11 @@ def make_rows(
 
 
 def start_process() -> ProcessPoolExecutor:
-    """A process that is forked from one that has imported what takes seconds, and run nothing."""
-    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-    context.set_forkserver_preload(["experiments.plain", "training.engine", "torch._dynamo"])
-    return ProcessPoolExecutor(1, context, prepare_process, (multiprocessing.get_start_method(),))
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare_process)
 
 
-def prepare_process(start_method: str) -> None:
+def prepare_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
-    multiprocessing.set_start_method(start_method, force=True)  # for workers, as in train.py
     sys.stdout = io.StringIO()  # train.py prints its device
 
 
@@ -217,19 +197,17 @@ def measure_rate(mode: str, options: Options, steps: int) -> float:
     """Images per second of so many training steps."""
     run_steps = make_mode(mode, options)
     # until no batch is left that workers made during a pause; a loader prefetches 4 at most
-    workers = worker_count(options.workers, pick_device(options.device))
-    take_steps(run_steps, 4 * workers + 1)
+    run_steps(4 * worker_count(options.workers, pick_device(options.device)) + 1)
+    wait_for_device()
     start = time.perf_counter()
-    images = take_steps(run_steps, steps)
+    images = run_steps(steps)
+    wait_for_device()
     return images / (time.perf_counter() - start)
 
 
-def take_steps(run_steps: Runner, steps: int) -> int:
-    """`run_steps`, until the device has finished as well."""
-    images = run_steps(steps)
+def wait_for_device() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return images
 
 
 def peak_memory_mb() -> float:

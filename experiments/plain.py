@@ -116,8 +116,8 @@ def train(
     optimizers: Sequence[Optimizer],
     batches: Iterable[tuple[Tensor, Tensor]],
     after_step: Callable[[], None] = lambda: None,
-) -> float:
-    """Takes a training step on each batch; returns the accuracy before each in percent."""
+) -> tuple[float, int]:
+    """A training step on each batch; the accuracy before each in percent, and the images."""
     device = next(network.parameters()).device
     # PyTorch's defaults, which `pick_device` changes
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
@@ -134,7 +134,7 @@ def train(
         after_step()
         hits += (logits.argmax(1) == labels).sum().item()  # waits for the step
         count += len(labels)
-    return 100 * hits / count
+    return 100 * hits / count, count
 
 
 def train_and_evaluate(
@@ -148,7 +148,7 @@ def train_and_evaluate(
     images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(data.test_labels)
     for _ in range(recipe.epochs):
-        train_acc = train(network, [optimizer], loader, schedule.step)
+        train_acc, _ = train(network, [optimizer], loader, schedule.step)
         logits = evaluated.logits(images)
         accuracy = 100 * (logits.argmax(1) == labels).double().mean().item()
         yield train_acc, accuracy, F.cross_entropy(logits, labels).item()
