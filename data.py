@@ -12,23 +12,29 @@ workers nor a resume changes what an image looks like in epoch 7.
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import signal
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import torch
 from joblib import cpu_count
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from console.errors import CONTROL_CHARACTERS, UserError
 from inputs import augment
 from inputs.image_data import ImageData, hold_out, limit_training_set
 from inputs.sources import DATA_DIR, source_of
-from inputs.workers import ignore_interrupts
 from recipe import EVALUATION_BATCH, Recipe
 
+PREFETCH = 4  # batches per worker process
 Share = Callable[[int], slice]  # maps a number of images to those of them that are this process's
 all_images: Share = slice  # slice(count) is all of them
 # images uint8 (B, 3, 32, 32) in channels-last and labels int64 (B,) of this process, and the
@@ -132,7 +138,9 @@ def worker_count(workers: int | str, device: torch.device, processes: int = 1) -
 class HostBatches:
     """`epoch(n)` yields the batches of epoch n, which Albumentations augments.
 
-    It runs in `workers` processes, or in this one if that is 0.
+    It runs in `workers` processes, or in this one if that is 0. They return batches through pipes:
+    the shared memory that a DataLoader's workers need may be 64 MB in a container, and a worker
+    that lacks it hangs.
 
     Each of several training processes augments the whole batch, since its random numbers are one
     sequence, and yields its share.
@@ -141,43 +149,49 @@ class HostBatches:
     def __init__(
         self, data: ImageData, recipe: Recipe, device: torch.device, workers: int, share: Share
     ):
-        self.seed, self.batch_size = recipe.seed, recipe.batch_size
-        self.device, self.share = device, share
+        self.recipe, self.device, self.share = recipe, device, share
         self.images = len(data.train_labels)
-        self.steps = count_steps(self.images, self.batch_size)  # of an epoch
-        self.items = []  # what `AugmentedBatches` is asked for in the current epoch
-        on_cuda = device.type == "cuda"
-        self.loader = DataLoader(
-            AugmentedBatches(data, recipe),
-            sampler=self.items,
-            batch_size=None,  # an item is a batch already
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=on_cuda,
-            prefetch_factor=(4 if on_cuda else 2) if workers else None,
-            worker_init_fn=ignore_interrupts,
-            # else it draws from PyTorch's default one, which is for the network (dropout)
-            generator=torch.Generator(),
-        )
+        self.steps = count_steps(self.images, recipe.batch_size)  # of an epoch
+        self.augment = HostAugmenter(data, recipe)
+        self.ahead = PREFETCH * workers  # batches that are augmented before they are needed
+        self.pool = None
+        if workers:
+            self.pool = ProcessPoolExecutor(workers, None, begin_worker, (self.augment,))
+            weakref.finalize(self, self.pool.shutdown)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        order = augment.epoch_rng(self.seed, epoch).permutation(self.images)
-        batches = np.split(order, range(self.batch_size, self.images, self.batch_size))
-        self.items[:] = [(epoch, number, indices) for number, indices in enumerate(batches)]
-        # from memory that is not pinned, a copy to MPS that is not waited for can read what the
-        # next batch has put there (pytorch issue 189690)
-        asynchronous = self.device.type == "cuda"
-        for batch in self.loader:
-            chosen = (part[self.share(len(part))] for part in batch)
-            images, labels = (x.to(self.device, non_blocking=asynchronous) for x in chosen)
-            yield images, labels, len(batch[1])
+        order = augment.epoch_rng(self.recipe.seed, epoch).permutation(self.images)
+        size = self.recipe.batch_size
+        batches = np.split(order, range(size, self.images, size))
+        for images, labels in self._augmented([(epoch, *each) for each in enumerate(batches)]):
+            chosen = self.share(len(labels))
+            parts = [as_tensor(images[chosen]), torch.from_numpy(labels[chosen])]
+            if self.device.type == "cuda":  # the copy from other memory would wait for the device
+                parts = [part.pin_memory() for part in parts]
+            on_device = (part.to(self.device, non_blocking=True) for part in parts)
+            yield *on_device, len(labels)
+
+    def _augmented(self, batches: list[tuple]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if not self.pool:
+            yield from (self.augment(*batch) for batch in batches)
+            return
+        waiting = deque()
+        try:
+            for batch in batches:
+                waiting.append(self.pool.submit(augment_in_worker, *batch))
+                if len(waiting) > self.ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # not needed any more if the epoch was left
+            for future in waiting:
+                future.cancel()
 
 
-class AugmentedBatches(Dataset):
-    """Item (epoch, batch number, indices) -> uint8 (B, 3, 32, 32) in channels-last, int64 (B,).
+class HostAugmenter:
+    """(epoch, batch number, indices) -> images uint8 (B, 32, 32, 3), labels int64 (B,).
 
-    An item is a whole batch because Albumentations has a random state of its own, which has to be
-    seeded: once per batch, that costs next to nothing.
+    Albumentations has a random state of its own, which is seeded once per batch.
     """
 
     def __init__(self, data: ImageData, recipe: Recipe):
@@ -185,11 +199,28 @@ class AugmentedBatches(Dataset):
         self.pipeline = augment.build_pipeline(recipe.augmentation, data.mean)
         self.seed = recipe.seed
 
-    def __getitem__(self, item: tuple[int, int, np.ndarray]) -> tuple[Tensor, Tensor]:
-        epoch, number, indices = item
+    def __call__(self, epoch: int, number: int, indices: np.ndarray) -> tuple[np.ndarray, ...]:
         self.pipeline.set_random_seed(augment.batch_seed(self.seed, epoch, number))
         images = np.stack([self.pipeline(image=self.images[i])["image"] for i in indices])
-        return as_tensor(images), torch.from_numpy(self.labels[indices])
+        return images, self.labels[indices]
+
+
+def begin_worker(augmenter: HostAugmenter) -> None:
+    """Makes `augment_in_worker` work in a process of the pool, which ends with its parent."""
+    global augment_in_worker_with
+    augment_in_worker_with = augmenter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def augment_in_worker(*batch: object) -> tuple[np.ndarray, np.ndarray]:
+    return augment_in_worker_with(*batch)
 
 
 class DeviceBatches:

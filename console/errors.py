@@ -134,8 +134,7 @@ def _known_failure(error: Exception) -> str | None:
         return "a batch of one image is too small for a batch norm; use another --batch-size"
     if "TorchDynamoException" in kinds:
         return f"--compile failed, run without it: {text.splitlines()[0]}"
-    # a worker that is killed while it hands over a batch leaves a broken connection
-    if "DataLoader worker" in text or kinds & {"ConnectionError", "EOFError"}:
+    if "BrokenProcessPool" in kinds or "DataLoader worker" in text:
         reason = "an augmenting process was killed; if memory is short, use fewer --workers"
     elif "DistError" in kinds or (
         rank("WORLD_SIZE") > 1

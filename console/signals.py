@@ -39,22 +39,15 @@ def handled() -> Iterator[None]:
 
 @contextmanager
 def stop_delayed() -> Iterator[None]:
-    """Delays a signal that would end the script until the context ends.
-
-    torch's error about a worker process that has ended waits for the next batch, because the
-    signal that ended the worker may have been sent to this process as well.
-    """
+    """Delays a signal that would end the script until the context ends."""
     global _delayed
     _delayed = []
-    on_ended_child = _ignore_ended_children()
     try:
         yield
     finally:
         received, _delayed = _delayed, None
         for number in received[:1]:
             _stop(number, None)
-        if on_ended_child:
-            signal.signal(signal.SIGCHLD, on_ended_child)
 
 
 def _stop(number: int, _frame: Any) -> None:
@@ -62,21 +55,12 @@ def _stop(number: int, _frame: Any) -> None:
         _delayed.append(number)
         return
     restore_defaults()  # a second signal ends the process at once
-    _ignore_ended_children()
     raise Stopped(128 + number)
 
 
 def restore_defaults() -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
-
-
-def _ignore_ended_children() -> Any:
-    """Stops torch from raising an error as soon as a worker ends; returns the handler before."""
-    if not hasattr(signal, "SIGCHLD"):  # on Windows
-        return None
-    # no SIG_DFL: of a signal that has already come, Python would print that it was ignored
-    return signal.signal(signal.SIGCHLD, lambda *_: None)
 
 
 def exit_at_once(status: int) -> None:

@@ -16,22 +16,18 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import connection, forkserver
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch._dynamo  # noqa: F401, which the first optimizer imports slowly
-import torch.distributed as dist
 from runs import Outcome
 
-import data
-import records.run
 import report.results  # noqa: F401, which train.py imports late and slowly
 import train
 from console import errors
 from records import names
-from training.engine import TrainingStep
 
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")
 gc.freeze()  # of what is imported, so that the forked processes share it
@@ -63,14 +59,22 @@ class Run:
     streams: Path  # what it prints, with the suffixes .stdout and .stderr
 
     def wait_for_epochs(self, count: int) -> None:
-        while self.epochs() < count:
+        """Until its log has so many."""
+        log = self.out / names.TRAIN_LOG
+        self.wait_until(lambda: log.exists() and log.read_text().count("\n") > count)
+
+    def wait_for_output(self, text: str) -> None:
+        self.wait_until(lambda: text in self.streams.read_text())
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
             assert self.process.is_alive(), self.outcome().err
             time.sleep(0.01)
 
-    def epochs(self) -> int:
-        """How many epochs the log has."""
-        log = self.out / names.TRAIN_LOG
-        return log.read_text().count("\n") - 1 if log.exists() else 0
+    def workers(self) -> list[int]:
+        """The processes that augment for it."""
+        pid = self.process.pid
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
     def outcome(self) -> Outcome:
         self.process.join()
@@ -195,63 +199,3 @@ def obey_permissions() -> None:
 def limit_memory() -> None:
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + (400 << 20),) * 2)
-
-
-def lose_the_compiler() -> None:
-    """As on a machine without a C++ compiler."""
-    from torch._inductor import config
-
-    config.cpp.cxx = (None, "no-such-compiler")
-
-
-def stop_in_the_first_epoch() -> None:
-    """By a SIGTERM at the first training step."""
-
-    def train_step(*_):
-        signal.raise_signal(signal.SIGTERM)
-
-    TrainingStep.__call__ = train_step
-
-
-def stop_while_the_first_epoch_is_kept() -> None:
-    """By a SIGTERM, after its workers have been killed."""
-    write_config = records.run.write_config
-
-    def stopped(*args):
-        write_config(*args)
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        time.sleep(0.5)
-        signal.raise_signal(signal.SIGTERM)
-
-    records.run.write_config = stopped
-
-
-def do_not_wait_for_the_first() -> None:
-    """Lets this rank print its error at once; rank 0 does not fail later."""
-    errors.FIRST_PRINTS = 0
-
-
-def lose_a_worker() -> None:
-    do_not_wait_for_the_first()
-
-    def train_step(*_):
-        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
-
-    TrainingStep.__call__ = train_step
-
-
-def lose_a_worker_to_a_signal() -> None:
-    """The signal reaches this process too, just after torch has reported the worker."""
-    lose_a_worker()
-    errors.time = SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGTERM))
-
-
-def refuse_to_load_once_joined() -> None:
-    load = data.load
-
-    def checked(*args):
-        assert not dist.is_initialized(), "others would wait for this process to load its data"
-        return load(*args)
-
-    data.load = checked

@@ -100,9 +100,7 @@ def test_a_run_of_several_processes_is_written_once_and_resumed_by_one(
 ):
     out = tmp_path / "out"
     command = [*flags, "--epochs", "3"]
-    first, *others = forked.run_ranks(
-        command, out, processes, prepare=forked.refuse_to_load_once_joined
-    )
+    first, *others = forked.run_ranks(command, out, processes)
     assert [outcome.status for outcome in (first, *others)] == [0] * processes, first.err
     assert [line.split()[:2] for line in first.out.splitlines() if line.startswith("epoch")] == [
         ["epoch", "1/3"], ["epoch", "2/3"], ["epoch", "3/3"],
@@ -118,15 +116,14 @@ def test_a_run_of_several_processes_is_written_once_and_resumed_by_one(
     assert log_without_times(out) == log
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_alone_says_so(flags, tmp_path):
     """What is wrong with it, the first process cannot know."""
-    out = tmp_path / "out"
-    places = forked.places(2)
-    first = forked.start(flags, out, environment=places[0])
-    second = forked.run(flags, out, environment=places[1], prepare=forked.lose_a_worker)
-    second.assert_refused("rank 1: an augmenting process was killed")
-    first.process.terminate()
-    first.outcome()
+    runs = forked.start_ranks([*flags, "--workers", "1", "--epochs", "999"], tmp_path / "out")
+    runs[0].wait_for_epochs(1)
+    os.kill(runs[1].workers()[0], signal.SIGKILL)
+    runs[1].outcome().assert_refused("rank 1: an augmenting process was killed", "--resume")
+    runs[0].process.kill()
 
 
 @pytest.mark.slow
@@ -160,7 +157,7 @@ def process_of(parent: int, rank: int) -> int:
 def test_killed_and_resumed_by_two_processes_is_the_run(flags, tmp_path):
     flags = [*flags, "--epochs", "10"]
     out, whole = tmp_path / "out", tmp_path / "whole"
-    first, second = forked.start_ranks(flags, out, prepare=forked.do_not_wait_for_the_first)
+    first, second = forked.start_ranks(flags, out)
     first.wait_for_epochs(2)
     first.process.kill()
     second.outcome().assert_refused("rank 1: another process of this run has ended", "--resume")

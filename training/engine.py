@@ -123,13 +123,12 @@ def train_one_epoch(step: TrainingStep, batches: Iterable[Batch], batch_size: in
 def train_steps(
     step: TrainingStep, batches: Iterable[Batch], recent: deque[Tensor] | None = None
 ) -> "Sums":
-    """Takes a step on each batch; `recent`, if given, receives a copy of its images."""
+    """Takes a step on each batch; `recent`, if given, receives its images."""
     step.forward.train()
     sums = Sums(step.device)
     for images, labels, batch_size in batches:
         if recent is not None:
-            # a batch of a worker process holds a file descriptor for as long as it is kept
-            recent.append(images.clone())
+            recent.append(images)
         sums.add(step(images, labels, batch_size), labels)
     return sums
 
