@@ -15,11 +15,11 @@ import itertools
 import multiprocessing
 import os
 import signal
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import Thread
 
@@ -157,7 +157,8 @@ class HostBatches:
         self.pool = None
         if workers:
             self.pool = ProcessPoolExecutor(workers, None, begin_worker, (self.augment,))
-            weakref.finalize(self, self.pool.shutdown)
+            # also before a process waits at its end for its children, and closes its queues (10)
+            Finalize(self, self.pool.shutdown, exitpriority=100)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         order = augment.epoch_rng(self.recipe.seed, epoch).permutation(self.images)

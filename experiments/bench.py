@@ -180,11 +180,13 @@ def make_rows(
 
 
 def start_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare_process)
+    spawn, usual = multiprocessing.get_context("spawn"), multiprocessing.get_start_method()
+    return ProcessPoolExecutor(1, spawn, prepare_process, (usual,))
 
 
-def prepare_process() -> None:
+def prepare_process(start_method: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    multiprocessing.set_start_method(start_method, force=True)  # for workers, as in train.py
     sys.stdout = io.StringIO()  # train.py prints its device
 
 

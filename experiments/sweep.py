@@ -7,34 +7,27 @@
 `--vary` names a flag of train.py; flags after -- are for every run. Each run is a command of
 train.py with a folder of its own in --out, and is recorded in results/runs.csv when it is finished
 (see experiments.record). A run that was stopped is resumed; one that has a row already, of the same
-recipe, seed, data set and device model, is not repeated. Without a --holdout after --, 5,000
-training images are held out and evaluated: settings are not to be chosen on the test set.
+flags and device model, is not repeated. Without a --holdout after --, 5,000 training images are
+held out and evaluated: settings are not to be chosen on the test set.
 
 The table compares each value with the first one, by runs of the same seed and device model.
 """
 
-from __future__ import annotations
-
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from console.errors import UserError, run
 from console.files import check_writable
 from console.flags import Device, parse, setting
-from experiments.record import HOLDOUT, name_images, record
-from inputs.sources import DataFlags
+from experiments.record import HOLDOUT, record
 from recipe import Recipe
 from records import names
-
-if TYPE_CHECKING:
-    from inputs.image_data import ImageData
 
 OWN_FLAGS = ("--seed", "--out", "--resume", "--find-lr")
 
@@ -64,15 +57,6 @@ class Options:
     results: Path = setting(names.RESULTS, "folder of runs.csv", metavar="DIR")
 
 
-@dataclass(frozen=True)
-class Images(DataFlags, Device):
-    """The flags of train.py, beside the recipe, that tell one row of runs.csv from another."""
-
-    limit_train: int | None = setting(None, "training images", int, at_least=1)
-    holdout: int | None = setting(None, "held-out images", int, at_least=1)
-    teacher: Path | None = setting(None, "checkpoint", Path)
-
-
 def main() -> None:
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -81,32 +65,33 @@ def main() -> None:
     commands = plan(options, arguments[end + 1 :])
     if options.print:
         for flags in commands.values():
-            print(shlex.join(["python", "train.py", *flags]))
+            print(command_of(flags))
         return
-    settings = {  # a wrong value is told before the first run
-        out: parse("", Recipe, Images, argv=flags, others=True) for out, flags in commands.items()
-    }
+    for flags in commands.values():  # a wrong value is told before the first run
+        _, options_of_run = parse("", Recipe, Device, argv=flags, others=True)
     check_writable(options.out)
     check_writable(options.results, "--results")
 
-    from records.runs import RunRow, make_runs_table
-    from records.tables import read_rows
+    from records import runs, tables
     from report.evidence import sweep_table
+    from training.devices import describe_device, pick_device
 
-    known = {row.identity: row for row in read_rows(options.results / names.RUNS, RunRow)}
-    planned = {out: known.get(identify(*each)) for out, each in settings.items()}
+    here = runs.model_of(describe_device(pick_device(options_of_run.device)))
+    recorded = tables.read_rows(options.results / names.RUNS, runs.RunRow)
+    same_device = [row for row in recorded if runs.model_of(row.device) == here]
+    known = {without_folder(row.command): row for row in same_device}
     rows = []
-    for out, row in planned.items():
-        if row:
+    for out, flags in commands.items():
+        if row := known.get(without_folder(command_of(flags))):
             print(f"{out}: has a row in {options.results / names.RUNS}", flush=True)
             rows.append(row)
-        elif train(out, commands[out]):
+        elif train(out, flags):
             rows += record([out], options.results)
     if rows:
-        print(sweep_table(make_runs_table(rows)))
-    if failed := len(planned) - len(rows):
+        print(sweep_table(runs.make_runs_table(rows)))
+    if failed := len(commands) - len(rows):
         raise UserError(
-            f"{failed} of {len(planned)} runs failed, see above; repeat this to resume them, or "
+            f"{failed} of {len(commands)} runs failed, see above; repeat this to resume them, or "
             "give another --out for other flags"
         )
 
@@ -128,30 +113,12 @@ def plan(options: Options, flags: list[str]) -> dict[Path, list[str]]:
     return commands
 
 
-def identify(recipe: Recipe, images: Images) -> tuple:
-    """`RunRow.identity` of a run of train.py; UserError if its data set or teacher is missing."""
-    from constraints.tables import count_parameters
-    from model import build_network
-    from records.runs import make_identity, write_recipe
-    from records.trained_net import TrainedNet
-    from training.devices import describe_device, pick_device
-
-    if images.teacher:
-        recipe = replace(recipe, teacher=TrainedNet(images.teacher).fingerprint)
-    data = load_once(images.dataset, images.data_dir, images.limit_train, images.holdout)
-    network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-    dataset = name_images(data.name, data.fingerprint, vars(images))
-    place = describe_device(pick_device(images.device))
-    return make_identity(
-        "train.py", count_parameters(network), write_recipe(recipe), dataset, data.split, place
-    )
+def command_of(flags: Sequence[str]) -> str:
+    return shlex.join(["python", "train.py", *flags])
 
 
-@cache
-def load_once(*source: object) -> ImageData:
-    from data import load
-
-    return load(*source)
+def without_folder(command: str) -> str:
+    return re.sub(" --out ('[^']*'|[^ ]*)", "", command)
 
 
 def train(out: Path, flags: Sequence[str]) -> bool:
