@@ -11,13 +11,12 @@ options = parse("Train a network.", Options)       # reads --epochs and --out
 import argparse
 import math
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from console.errors import UserError, program
+from console.errors import UserError, join_command, program
 
 METAVARS = {int: "N", float: "X", Path: "PATH"}
 
@@ -84,7 +83,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str):
         super().__init__(
-            prog=f"python {shlex.join(program())}",
+            prog=f"python {join_command(program())}",
             description=description,
             formatter_class=HelpFormatter,
             allow_abbrev=False,
@@ -152,7 +151,7 @@ def as_flags(settings: Any) -> dict[str, Any]:
 
 def join_flags(settings: Any) -> str:
     """The flags of a dataclass of settings as words of a command: "--lr 0.001 --width 1.0"."""
-    return shlex.join(str(word) for pair in as_flags(settings).items() for word in pair)
+    return join_command(word for pair in as_flags(settings).items() for word in pair)
 
 
 def _read_path(text: str) -> Path:

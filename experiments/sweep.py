@@ -15,7 +15,6 @@ The table compares each value with the first one, by runs of the same seed and d
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from console.errors import UserError, run
+from console.errors import UserError, join_command, run
 from console.files import check_writable
 from console.flags import Device, flag_name, parse, setting
 from experiments.record import HOLDOUT, name_images, record
@@ -80,7 +79,7 @@ def main() -> None:
     commands = plan(options, arguments[end + 1 :])
     if options.print:
         for flags in commands.values():
-            print(shlex.join(["python", "train.py", *flags]))
+            print(join_command(["python", "train.py", *flags]))
         return
     settings = {  # a wrong value is told before the first run
         out: parse("", Recipe, Images, argv=flags, others=True) for out, flags in commands.items()
