@@ -1,4 +1,7 @@
-"""The table of finished runs, results/runs.csv: a row a run, whatever it was for."""
+"""The table of finished runs, results/runs.csv: a row a run, whatever it was for.
+
+And the rows of the two tables beside it: the speed of training, and results of others.
+"""
 
 import hashlib
 import json
@@ -65,6 +68,34 @@ class RunRow(Strict):
         return names.RECORDED_LOGS / f"{title}-{digest}.csv"
 
 
+@dataclass(frozen=True)
+class BenchRow(Strict):
+    """The speed of one way of training: medians over rounds, the slowest and the fastest round."""
+
+    mode: str
+    images_per_second: float
+    slowest: float
+    fastest: float
+    share_of_ceiling: float
+    ratio_to_plain: float
+    peak_memory_mb: int  # of the training process, without its workers
+    device: str
+    command: str
+    commit: str = ""  # see `results.read_commit`; "" where it is unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark(Strict):
+    """A result of others on CIFAR-10's test set, written by hand."""
+
+    who: str
+    source: str = ""  # an address; "" if it is unpublished
+    params: int
+    constraints_kept: str
+    epochs: str
+    test_acc: float
+
+
 def make_identity(
     script: str, parameters: int, recipe: str, dataset: str, split: str, device: str
 ) -> tuple:
@@ -96,11 +127,12 @@ def list_changes(recipe: Recipe) -> list[str]:
 def add_rows(results: Path, rows: Sequence[RunRow]) -> None:
     """Adds rows to runs.csv in the folder `results`, in place of those of the same runs."""
 
-    def replace_rows(present: list[RunRow]) -> list[RunRow]:
-        left = {row.identity: row for row in rows}
-        return [*(left.pop(row.identity, row) for row in present), *left.values()]
-
-    update_rows(results / names.RUNS, RunRow, replace_rows)
+    new = {row.identity: row for row in rows}
+    update_rows(
+        results / names.RUNS,
+        RunRow,
+        lambda present: [*({row.identity: row for row in present} | new).values()],
+    )
 
 
 def read_runs(results: Path) -> pd.DataFrame:

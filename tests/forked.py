@@ -26,7 +26,7 @@ import torch.distributed as dist
 from runs import Outcome
 
 import data
-import records.run
+import records.results
 import report.results  # noqa: F401, which train.py imports late and slowly
 import train
 from console import errors
@@ -215,7 +215,7 @@ def stop_in_the_first_epoch() -> None:
 
 def stop_while_the_first_epoch_is_kept() -> None:
     """By a SIGTERM, after its workers have been killed."""
-    write_config = records.run.write_config
+    write_config = records.results.write_config
 
     def stopped(*args):
         write_config(*args)
@@ -224,7 +224,7 @@ def stop_while_the_first_epoch_is_kept() -> None:
         time.sleep(0.5)
         signal.raise_signal(signal.SIGTERM)
 
-    records.run.write_config = stopped
+    records.results.write_config = stopped
 
 
 def do_not_wait_for_the_first() -> None:

@@ -12,9 +12,8 @@ from console.flags import parse
 from experiments.plain import Options as PlainOptions
 from recipe import Recipe
 from records import names
-from records.marks import BenchRow
 from records.results import read_log
-from records.runs import PLAIN_SCRIPT, RunRow
+from records.runs import PLAIN_SCRIPT, BenchRow, RunRow
 from records.tables import as_table, read_rows, write_table
 from train import Options
 

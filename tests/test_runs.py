@@ -11,9 +11,8 @@ from runs import REPO, run_script, save_npz, train
 from experiments.record import name_images
 from recipe import Augmentation, Network, Recipe
 from records import names
-from records.marks import BenchRow, Mark
 from records.results import read_config, read_log
-from records.runs import RunRow, read_recipe, write_recipe
+from records.runs import BenchRow, Mark, RunRow, read_recipe, write_recipe
 from records.tables import read_rows, write_table
 from report.blocks import BLOCKS, FinishedRun
 from report.evidence import held_out_table, published_table, time_table

@@ -19,8 +19,8 @@ from constraints.tables import count_parameters
 from constraints.trace import trace
 from model import Net
 from records import names
-from records.marks import BenchRow
 from records.results import read_log
+from records.runs import BenchRow
 from records.tables import write_table
 from report.blocks import BLOCKS
 
