@@ -51,7 +51,7 @@ def main() -> None:
     if options.check and options.compare:
         raise UserError("--compare: not allowed with --check", status=2)
     if options.compare:
-        from report.comparison import compare
+        from report.evidence import compare
 
         check_writable(options.results, "--results")
         print(compare(options.compare, options.results / names.COMPARISON))

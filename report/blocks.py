@@ -1,33 +1,25 @@
 """The README's blocks, each made by one function from what a run left in its folder."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from torch import nn
 
 from console.errors import UserError
 from console.files import check_file
-from console.markdown import escaped, row, table
+from console.markdown import escaped, row, table, without_markup
 from constraints.checks import check
 from constraints.tables import count_parameters, layer_table, tally_table
 from constraints.trace import Trace, trace
-from records import names
+from records import names, results, runs
 from records.checkpoints import load_network
-from records.results import (
-    ClassRow,
-    Config,
-    load_best,
-    read_config,
-    read_confusion,
-    read_log,
-)
-from records.runs import read_runs, write_recipe
 from records.tables import read_rows
-from report.evidence import bench_table, format_mean, held_out_table, published_table, time_table
-from report.markdown import format_count, image
+from report import evidence
 from report.pictures import tile_caption
 
 
@@ -42,16 +34,17 @@ class FinishedRun:
     readme_folder: Path
 
     @cached_property
-    def config(self) -> Config:
-        return read_config(self.results)
+    def config(self) -> results.Config:
+        return results.read_config(self.results)
 
     @cached_property
     def log(self) -> pd.DataFrame:
-        return read_log(self.results)
+        return results.read_log(self.results)
 
     @cached_property
     def network(self) -> nn.Module:
-        return load_network(load_best(self.results, self.config), self.results / names.BEST)
+        best = results.load_best(self.results, self.config)
+        return load_network(best, self.results / names.BEST)
 
     @cached_property
     def traced(self) -> Trace:
@@ -63,17 +56,31 @@ class FinishedRun:
         return names.SPLITS[self.config.split]
 
     def image(self, name: Path, alt: str, width: int) -> str:
-        return image(self.results / name, self.readme_folder, alt, width)
+        """An `<img>` of a picture of the run."""
+        path = check_file(self.results / name).resolve()
+        try:
+            url = quote(Path(os.path.relpath(path, self.readme_folder)).as_posix())
+        except ValueError as error:  # on Windows
+            raise UserError(f"{path} is on another drive than the README: {error}") from error
+        text = without_markup(alt).replace('"', "&quot;")
+        return f'<img src="{url}" alt="{text}" width="{width}">'
+
+
+def format_count(count: int, noun: str) -> str:
+    """ "1 epoch", "3 epochs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def headline(run: FinishedRun) -> str:
     """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
     config, log = run.config, run.log
-    runs, accuracies, count = read_runs(run.results), pd.Series([log.eval_acc.iloc[-1]]), 1
-    if not runs.empty:
-        own = runs[(runs.recipe == write_recipe(config.recipe)) & (runs.command == config.command)]
-        same = runs[runs.group.isin(own.group)]
-        if not same.empty:
+    accuracies, count = log.eval_acc[-1:], 1
+    known = runs.read_runs(run.results)
+    if not known.empty:
+        recipe = runs.write_recipe(config.recipe)
+        own = known[(known.recipe == recipe) & (known.command == config.command)]
+        if not own.empty:
+            same = known[known.group.isin(own.group)]
             accuracies, count = same.accuracy, same.seed.nunique()
     seeds = format_count(count, "seed")
     minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
@@ -81,7 +88,7 @@ def headline(run: FinishedRun) -> str:
         minutes += f" (seed {config.recipe.seed})"
     cells = (
         f"**{config.parameters:,}**",
-        f"**{format_mean(accuracies)} %** (last epoch, {seeds})",
+        f"**{evidence.format_mean(accuracies)} %** (last epoch, {seeds})",
         escaped(config.dataset),
         f"{format_count(len(log), 'epoch')} in {minutes}",
     )
@@ -110,16 +117,8 @@ def results_table(run: FinishedRun) -> str:
 
 
 def plots(run: FinishedRun) -> str:
-    accuracy = run.image(names.ACCURACY_CURVES, "Accuracy by epoch", 400)
-    loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
-    confusion = run.image(names.CONFUSION_PLOT, "Confusion matrix", 400)
-    check_confusion(run)
-    return f"{accuracy} {loss}\n\n{confusion}"
-
-
-def check_confusion(run: FinishedRun) -> None:
-    """Raises UserError if the confusion matrix has another accuracy than the log's best epoch."""
-    counts, logged = read_confusion(run.results).to_numpy(), run.log.eval_acc
+    """Curves and confusion matrix; UserError if that is not of the log's best epoch."""
+    counts, logged = results.read_confusion(run.results).to_numpy(), run.log.eval_acc
     accuracy = 100 * counts.trace() / counts.sum()
     # a device may round logits otherwise the second time, and so decide an image otherwise
     if not abs(accuracy - logged.max()) <= 0.1 + 100 / counts.sum():
@@ -127,11 +126,14 @@ def check_confusion(run: FinishedRun) -> None:
             f"{run.results / names.CONFUSION_MATRIX} has an accuracy of {accuracy:.2f} %, and "
             f"{names.TRAIN_LOG} a best one of {logged.max():.2f} %; they are of different runs"
         )
+    accuracy = run.image(names.ACCURACY_CURVES, "Accuracy by epoch", 400)
+    loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
+    return f"{accuracy} {loss}\n\n{run.image(names.CONFUSION_PLOT, 'Confusion matrix', 400)}"
 
 
 def class_table(run: FinishedRun) -> str:
     rows = []
-    for each in read_rows(check_file(run.results / names.CLASS_REPORT), ClassRow):
+    for each in read_rows(check_file(run.results / names.CLASS_REPORT), results.ClassRow):
         figures = (f"{figure:.1f} %" for figure in (each.precision, each.recall, each.f1))
         rows.append((escaped(each.name), *figures, f"{each.images:,}"))
     return table(("class", "precision:", "recall:", "F1:", "images:"), rows)
@@ -160,10 +162,7 @@ def _tiles(run: FinishedRun, folder: Path, count: int) -> str:
             f"{run.results / folder} has {len(paths)} tiles of {count}; train.py writes them"
         )
     captions = [tile_caption(path) for path in paths]
-    images = [
-        run.image(folder / path.name, caption, 96)
-        for path, caption in zip(paths, captions, strict=True)
-    ]
+    images = [run.image(folder / path.name, tile_caption(path), 96) for path in paths]
     rule = "|".join([":---:"] * len(paths))
     return f"{row(*map(escaped, captions))}\n|{rule}|\n{row(*images)}"
 
@@ -204,8 +203,8 @@ def network_pictures(run: FinishedRun) -> str:
 BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "HEADLINE": headline,
     "RESULTS": results_table,
-    "RECIPES": lambda run: published_table(run.results),
-    "ABLATION": lambda run: held_out_table(run.results),
+    "RECIPES": lambda run: evidence.published_table(run.results),
+    "ABLATION": lambda run: evidence.held_out_table(run.results),
     "PLOTS": plots,
     "CLASSES": class_table,
     "TILE_GALLERY": tile_gallery,
@@ -214,6 +213,6 @@ BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "CONSTRAINTS": constraints,
     "RF": lambda run: tally_table(run.traced),
     "MODEL_SUMMARY": model_summary,
-    "BENCH": lambda run: bench_table(run.results),
-    "TIME_TO_85": lambda run: time_table(run.results),
+    "BENCH": lambda run: evidence.bench_table(run.results),
+    "TIME_TO_85": lambda run: evidence.time_table(run.results),
 }

@@ -7,8 +7,10 @@ import pandas as pd
 
 from console.markdown import escaped, table
 from records import names
+from records.results import read_config, read_log
 from records.runs import PLAIN_SCRIPT, BenchRow, Mark, list_changes, read_recipe, read_runs
 from records.tables import read_rows
+from report.pictures import draw_comparison
 
 TARGET = 85  # test accuracy in percent that the assignment asks for
 COMPARISON = ("recipe", "epochs:", "accuracy (%):", "difference:", "loss:", "difference:", "runs:")
@@ -131,6 +133,28 @@ def time_table(results: Path) -> str | None:
         figures = table((*titles, "minutes:", "x shortest:"), cells)
         tables.append(f"{figures}\n\nOn {escaped(dataset)}, {escaped(device)}.")
     return "\n\n".join(tables) or None
+
+
+def compare(runs: list[Path], picture: Path) -> str:
+    """A Markdown table of the runs in these folders; draws their accuracies at `picture`."""
+    rows, logs = [], {}
+    for folder in dict.fromkeys(runs):
+        config, log = read_config(folder), read_log(folder)
+        images = names.SPLITS[config.split]
+        accuracy, logs[f"{folder} ({images})"] = log.eval_acc, log
+        figures = (
+            f"{config.parameters:,}",
+            len(log),
+            f"{accuracy.iloc[-1]:.2f} %",
+            f"{accuracy.max():.2f} %",
+            f"{images} images of {escaped(config.dataset)}",
+            f"{log.seconds.sum() / 60:.1f} min",
+        )
+        rows.append((escaped(str(folder)), *figures, escaped(config.command)))
+    draw_comparison(logs, picture)
+    titles = ("parameters:", "epochs:", "last accuracy:", "best accuracy:", "on", "time:")
+    figures = table(("run", *titles, "command"), rows)
+    return f"{figures}\n\nTheir accuracy by epoch is drawn in {picture}."
 
 
 def format_mean(values: pd.Series, form: str = ".2f") -> str:

@@ -37,32 +37,21 @@ def draw_curves(log: pd.DataFrame, split: str, out: Path) -> None:
         (names.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
         (names.LOSS_CURVES, "loss", "cross-entropy"),
     ):
-        axes = _curve_axes(xlabel="epoch", ylabel=ylabel)
-        style = {"marker": ".", "color": TRAIN_COLOR}
-        axes.plot(log.epoch, log[f"train_{column}"], label="train (augmented)", **style)
-        style["color"] = EVALUATED_COLOR
-        axes.plot(log.epoch, log[f"eval_{column}"], label=names.SPLITS[split], **style)
+        axes = _curve_axes(ylabel=ylabel)
+        for curve, label, color in (
+            ("train", "train (augmented)", TRAIN_COLOR),
+            ("eval", names.SPLITS[split], EVALUATED_COLOR),
+        ):
+            axes.plot(log.epoch, log[f"{curve}_{column}"], ".-", color=color, label=label)
         _save_curves(axes, out / path)
 
 
 def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
     """The accuracy of several runs by epoch, by the label of each."""
-    axes = _curve_axes(size=(7, 4.5), xlabel="epoch", ylabel="top-1 accuracy (%)")
+    axes = _curve_axes((7, 4.5), ylabel="top-1 accuracy (%)")
     for label, log in logs.items():
-        axes.plot(log.epoch, log.eval_acc, marker=".", label=label.replace("$", r"\$"))
+        axes.plot(log.epoch, log.eval_acc, ".-", label=label.replace("$", r"\$"))
     _save_curves(axes, path)
-
-
-def _curve_axes(size: tuple[float, float] = (6, 4), **labels: str) -> Axes:
-    axes = Figure(figsize=size, dpi=DPI).add_axes([0.12, 0.12, 0.86, 0.82], **labels)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    return axes
-
-
-def _save_curves(axes: Axes, path: Path) -> None:
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save(axes.figure, path)
 
 
 def draw_range_test(
@@ -73,6 +62,19 @@ def draw_range_test(
     axes.semilogx(rates, losses, color=EVALUATED_COLOR)
     axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=f"steepest at {steepest:.1g}")
     _save_curves(axes, path)
+
+
+def _curve_axes(size: tuple[float, float] = (6, 4), xlabel: str = "epoch", **labels: str) -> Axes:
+    figure = Figure(figsize=size, dpi=DPI)
+    axes = figure.add_axes([0.12, 0.12, 0.86, 0.82], xlabel=xlabel, **labels)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return axes
+
+
+def _save_curves(axes: Axes, path: Path) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(axes.figure, path)
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> Figure:
@@ -130,17 +132,14 @@ def draw_predictions(
     images: np.ndarray, true: Sequence[str], predicted: Sequence[str], caption: str, path: Path
 ) -> Figure:
     """A grid of images with the titles that TITLES explains."""
-    pairs = list(zip(true, predicted, strict=True))
-    titles = [t if t == p else _title(p, t) for t, p in pairs]
-    colors = [RIGHT_COLOR if t == p else WRONG_COLOR for t, p in pairs]
+    titles, colors = [], []
+    for label, prediction in zip(true, predicted, strict=True):
+        title = label if label == prediction else f"{prediction}, label {label}"
+        if len(title) > TITLE_LENGTH and label != prediction:  # so that a part of both is seen
+            title = f"{shortened(prediction, 9)}, label {shortened(label, 9)}"
+        titles.append(title)
+        colors.append(RIGHT_COLOR if label == prediction else WRONG_COLOR)
     return draw_grid(images, titles, GRID_COLUMNS, caption, path, colors)
-
-
-def _title(predicted: str, true: str) -> str:
-    title = f"{predicted}, label {true}"
-    if len(title) > TITLE_LENGTH:  # so that a part of both names is seen
-        title = f"{shortened(predicted, 9)}, label {shortened(true, 9)}"
-    return title
 
 
 def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> None:
