@@ -32,8 +32,7 @@ def test_every_recorded_log_is_that_of_a_row(tmp_path):
     assert len(recorded) == 16  # older code kept no logs of held-out runs
     for path in recorded:
         row = rows[path]
-        path_of_run = tmp_path / names.TRAIN_LOG
-        path_of_run.write_bytes(path.read_bytes())
+        (tmp_path / names.TRAIN_LOG).write_bytes(path.read_bytes())
         log = read_log(tmp_path)
         last = log.iloc[-1]
         assert (row.accuracy, row.loss, row.train_acc, row.epochs) == (
