@@ -45,16 +45,11 @@ class LogRow(Strict):
 
 def make_row(epoch: int, lr: float, trained: Any, evaluated: Any) -> LogRow:
     """The row of an epoch with these `training.engine.Figures`, rounded to eight digits."""
-    figures = {
-        "train_loss": trained.loss,
-        "train_acc": trained.accuracy,
-        "eval_loss": evaluated.loss,
-        "eval_acc": evaluated.accuracy,
-        "lr": lr,
-        "seconds": trained.seconds + evaluated.seconds,
-        "images_per_second": trained.images / trained.seconds,
-    }
-    return LogRow(epoch, **{name: float(f"{value:.8g}") for name, value in figures.items()})
+    figures = (
+        *(trained.loss, trained.accuracy, evaluated.loss, evaluated.accuracy, lr),
+        *(trained.seconds + evaluated.seconds, trained.images / trained.seconds),
+    )
+    return LogRow(epoch, *(float(f"{figure:.8g}") for figure in figures))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +126,11 @@ class ClassRow(Strict):
 
 
 def now() -> str:
-    """The local time, ISO 8601."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def read_commit(project: Path = REPOSITORY) -> str:
-    """The commit of `project`, with "-dirty" if its code differs from that.
-
-    It is `git describe --always`, and "" outside a repository. Other files than code, such as
-    the results themselves, do not make it dirty.
-    """
+    """`git describe --always`, with "-dirty" if its code differs; "" outside a repository."""
     # a repository that contains `project` among other things is not its own
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(project.parent)}
     try:
@@ -168,12 +158,11 @@ def write_log(out: Path, log: Sequence[LogRow], split: str) -> None:
 def read_log(out: Path) -> pd.DataFrame:
     """The epochs of a run, at least one, with the fields of `LogRow` as columns."""
     path = check_file(out / names.TRAIN_LOG)
-    columns = {"test_loss": "eval_loss", "test_acc": "eval_acc"}
-    columns |= {"val_loss": "eval_loss", "val_acc": "eval_acc"}
-    rows = read_rows(path, LogRow, columns)
-    if not is_complete(rows):
+    columns = {f"{split}_{x}": f"eval_{x}" for split in names.SPLITS for x in ("loss", "acc")}
+    log = read_rows(path, LogRow, columns)
+    if not is_complete(log):
         raise UserError(f"{path} is unreadable: its epochs are not 1, 2 and so on")
-    return as_table(rows)
+    return as_table(log)
 
 
 def is_complete(log: Sequence[LogRow]) -> bool:
@@ -204,10 +193,7 @@ def load_best(out: Path, config: Config) -> Checkpoint:
     """best.pt of the run in `out`; UserError unless it is of the run of `config`."""
     best = load_checkpoint(out / names.BEST)
     if not is_of(best, config):
-        raise UserError(
-            f"{out / names.BEST} and {names.CONFIG} are of different runs; put the files of one "
-            "run there"
-        )
+        raise UserError(f"{out / names.BEST} and {names.CONFIG} are of different runs")
     return best
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -34,12 +34,7 @@ class NotFiniteError(UserError):
 
 
 class Run:
-    """The log and the files of a run in the folder `out`.
-
-    Args:
-        config: its command is the one that was given.
-        writes: whether this process writes files; of several that train together, one does.
-    """
+    """The log and the files of a run; of several processes that train together, one `writes`."""
 
     def __init__(self, out: Path, config: Config, writes: bool):
         self.out, self.config, self.writes = out, config, writes
@@ -55,8 +50,7 @@ class Run:
         """Saves the epoch `row`: all of it, or nothing. `step` is the state of the training step.
 
         Raises:
-            NotFiniteError: the loss is infinite or NaN; nothing was saved.
-            UserError: a file cannot be written.
+            UserError: the loss is infinite or NaN, or a file cannot be written.
         """
         if not math.isfinite(row.train_loss + row.eval_loss):
             raise NotFiniteError(
@@ -110,11 +104,7 @@ class Run:
     def resume(self, last: Checkpoint, network: nn.Module) -> dict[str, Any]:
         """Goes on after the epoch of `last`, read from last.pt; its weights go into `network`.
 
-        Returns:
-            The state of the training step.
-
-        Raises:
-            UserError: it is of another recipe, data set or network, or has no state of training.
+        Returns the state of the training step; UserError if `last` is of another run.
         """
         path = self.out / names.LAST
         try:
@@ -191,10 +181,7 @@ def open_run(out: Path, config: Config, writes: bool) -> Iterator[Run]:
     """A new run in the folder `out`, which is locked; an error within says how to resume."""
     run = Run(out, config, writes)
     try:
-        if writes:
-            with lock_folder(out):
-                yield run
-        else:
+        with lock_folder(out) if writes else nullcontext():
             yield run
     except BaseException as error:
         is_refused = isinstance(error, UserError) and not run.log  # before anything was trained
@@ -205,11 +192,9 @@ def open_run(out: Path, config: Config, writes: bool) -> Iterator[Run]:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Locks `folder`, which is created if needed, against other processes that lock it.
+    """Locks `folder`, which is created if needed, until the context or the process ends.
 
-    The lock ends with the process, however that ends. Worker processes do not inherit it. The
-    lock file stays in the folder. What the process that had the lock before was writing when it
-    was killed is removed.
+    What the process that had the lock before was writing when it was killed is removed.
 
     Raises:
         UserError: another process has the lock; the message names it.
@@ -219,19 +204,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
         return
     with (folder / names.LOCK).open("a+", errors="replace") as file:
+        file.seek(0)
+        holder = file.read().strip()
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers do not inherit
         except (BlockingIOError, PermissionError):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
             raise UserError(
                 f"{folder} is in use by a running process ({holder}); wait for its end, or give "
                 "another --out"
             ) from None
         except OSError:  # a network file system without locks
             pass
-        file.seek(0)
-        if killed := re.match(r"process (\d+) on", file.read()):
+        if killed := re.match(r"process (\d+) on", holder):
             for place in (".", names.PLOTS, names.TEST_TILES, names.AUGMENTED_TILES):
                 for unfinished in (folder / place).glob(f".*.{killed[1]}.partial.*"):
                     unfinished.unlink()
@@ -243,18 +227,17 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def archive_earlier_run(out: Path) -> Path | None:
     """Moves a run that is in `out` to archive/<its start time>/ there; returns that folder."""
-    present = [name for name in names.RUN_FILES if (out / name).exists()]
+    present = [out / name for name in names.RUN_FILES if (out / name).exists()]
     if not present:
         return None
     try:
-        started = re.sub(r"\W", "-", results.read_config(out).started)
+        started = results.read_config(out).started
     except UserError:
-        oldest = min((out / name).stat().st_mtime for name in present)
-        started = datetime.fromtimestamp(oldest).strftime("%Y-%m-%dT%H-%M-%S")
+        started = datetime.fromtimestamp(min(path.stat().st_mtime for path in present)).isoformat()
     # config.json, which has the start time, is last: after a kill, the next attempt uses the
     # same folder
-    ordered = sorted((*names.RUN_FILES, *names.RUN_PICTURES), key=lambda name: name == names.CONFIG)
-    return move_to_archive(out, ordered, started)
+    files = sorted((*names.RUN_FILES, *names.RUN_PICTURES), key=lambda name: name == names.CONFIG)
+    return move_to_archive(out, files, re.sub(r"\W", "-", started))
 
 
 def move_to_archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
@@ -263,7 +246,7 @@ def move_to_archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
     folder, copies = out / names.ARCHIVE / folder_name, 1
     while any((folder / name).exists() for name in present):
         copies += 1
-        folder = out / names.ARCHIVE / f"{folder_name}-{copies}"
+        folder = folder.with_name(f"{folder_name}-{copies}")
     for name in present:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(out / name, folder / name)  # which may be on another file system

@@ -53,10 +53,7 @@ class RunRow(Strict):
 
     @property
     def identity(self) -> tuple:
-        """Equal for a run that is repeated on the same device, which replaces the earlier one.
-
-        Devices round differently, which changes a result as much as another seed does.
-        """
+        """Equal for a run that is repeated on the same device, which replaces the earlier one."""
         parts = self.script, self.parameters, self.recipe, self.dataset, self.split
         return make_identity(*parts, self.device)
 
@@ -99,7 +96,7 @@ class Mark(Strict):
 def make_identity(
     script: str, parameters: int, recipe: str, dataset: str, split: str, device: str
 ) -> tuple:
-    """See `RunRow.identity`; `recipe` is JSON."""
+    """See `RunRow.identity`: devices round differently, which changes a result as a seed does."""
     place = (model_of(device), *re.findall(r"\d+ processes", device))
     return script, parameters, recipe, dataset, split, place
 
@@ -127,31 +124,26 @@ def list_changes(recipe: Recipe) -> list[str]:
 def add_rows(results: Path, rows: Sequence[RunRow]) -> None:
     """Adds rows to runs.csv in the folder `results`, in place of those of the same runs."""
 
-    new = {row.identity: row for row in rows}
-    update_rows(
-        results / names.RUNS,
-        RunRow,
-        lambda present: [*({row.identity: row for row in present} | new).values()],
-    )
+    def merge(present: Sequence[RunRow]) -> list[RunRow]:
+        return list({row.identity: row for row in (*present, *rows)}.values())
+
+    update_rows(results / names.RUNS, RunRow, merge)
 
 
 def read_runs(results: Path) -> pd.DataFrame:
-    """runs.csv as a table.
-
-    Two columns are added: `group`, equal for runs that differ in the seed alone, and `place`, the
-    device model.
-    """
+    """runs.csv as a table, see `make_runs_table`."""
     return make_runs_table(read_rows(results / names.RUNS, RunRow))
 
 
 def make_runs_table(rows: Sequence[RunRow]) -> pd.DataFrame:
+    """A table with the fields of RunRow and two more columns.
+
+    `group` is equal for runs that differ in the seed alone, `place` is the device model.
+    """
     table = as_table(rows)
     if rows:
+        parts = ["script", "network", "parameters", "dataset", "split", "teacher"]
         seedless = [write_recipe(replace(row.settings, seed=0)) for row in rows]
-        parts = ("script", "network", "parameters", "dataset", "split", "teacher")
-        table["group"] = [
-            (*(getattr(row, part) for part in parts), recipe)
-            for row, recipe in zip(rows, seedless, strict=True)
-        ]
-        table["place"] = [model_of(row.device) for row in rows]
+        table["group"] = [*zip(*(table[part] for part in parts), seedless, strict=True)]
+        table["place"] = table.device.map(model_of)
     return table

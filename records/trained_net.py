@@ -85,11 +85,8 @@ def load_teacher(
 ) -> tuple[Recipe, TrainedNet | None]:
     """The network in the checkpoint `path`, to teach on `data`, an `inputs.image_data.ImageData`.
 
-    Returns:
-        The recipe with the teacher's fingerprint, and the teacher; None if there is no path.
-
-    Raises:
-        UserError: it has other classes, or was not trained with the same validation images.
+    Returns the recipe with the teacher's fingerprint, and the teacher; UserError if it has other
+    classes, or was not trained with the same validation images.
     """
     if path is None:
         return recipe, None
