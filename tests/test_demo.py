@@ -241,24 +241,6 @@ def test_a_network_of_other_data(kind, request, browser, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_a_sign_is_shown_while_the_network_is_loaded(browser, address, site, tmp_path):
-    """An image that is chosen meanwhile comes next, and not the first sample."""
-    waiting = []
-
-    def delay(page):
-        page.route("**/*.wasm", lambda route: waiting.append(route))
-
-    with opened(browser, address, delay) as page:
-        expect(page.locator("#samples button")).to_have_count(8)
-        assert page.is_visible("text=Loading the network")
-        page.set_input_files("#file", sample(site, 2, tmp_path / "frog.png"))
-        while not waiting:
-            page.wait_for_timeout(20)
-        waiting[0].continue_()
-        shown(page, "frog.png")
-        assert not page.is_visible("text=Loading the network")
-
-
 def test_a_missing_file_is_reported(page):
     for name in ("net.onnx", "*.wasm", "*.min.js", "net.json"):
         page.route(f"**/{name}", lambda route: route.fulfill(status=404))
@@ -319,13 +301,6 @@ def test_the_camera_is_stopped_after_use(browser, address):
             shown(page, found)
             assert page.evaluate(STOPPED)
             assert page.locator("video").is_hidden()
-
-
-def test_a_camera_that_is_refused(browser, address):
-    with opened(browser, address, permissions=[]) as page:
-        shown(page, "truck")
-        page.click("text=Use camera")
-        expect(page.locator("[role=alert]")).to_contain_text("camera")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
