@@ -19,8 +19,7 @@ from console.flags import as_flags
 from console.signals import stop_delayed
 from recipe import Recipe
 from records import checkpoints, names, results
-from records.checkpoints import Checkpoint
-from records.results import Config, LogRow, find_best
+from records.results import LogRow, find_best
 from records.tables import validate
 
 try:
@@ -36,11 +35,13 @@ class NotFiniteError(UserError):
 class Run:
     """The log and the files of a run; of several processes that train together, one `writes`."""
 
-    def __init__(self, out: Path, config: Config, writes: bool):
+    def __init__(self, out: Path, config: results.Config, writes: bool):
         self.out, self.config, self.writes = out, config, writes
         self.resume_command = f"{config.command.replace(' --resume', '')} --resume"
         self.log: list[LogRow] = []  # the finished epochs
-        self.best: Checkpoint | None = None  # of the best of them, in the process that writes
+        self.best: checkpoints.Checkpoint | None = (
+            None  # of the best of them, in the process that writes
+        )
 
     @property
     def remaining_epochs(self) -> range:
@@ -73,9 +74,11 @@ class Run:
                 results.write_config(self.out, replace(config, updated=results.now()))
             self.log = log
 
-    def _checkpoint(self, log: list[LogRow], network: nn.Module, step: dict) -> Checkpoint:
+    def _checkpoint(
+        self, log: list[LogRow], network: nn.Module, step: dict
+    ) -> checkpoints.Checkpoint:
         config, weights = self.config, network.state_dict()
-        return Checkpoint(
+        return checkpoints.Checkpoint(
             network=network.name,
             arguments=dict(network.arguments),
             weights={name: tensor.cpu().clone() for name, tensor in weights.items()},
@@ -94,14 +97,14 @@ class Run:
             },
         )
 
-    def _save_best(self, checkpoint: Checkpoint) -> None:
+    def _save_best(self, checkpoint: checkpoints.Checkpoint) -> None:
         self.best = replace(checkpoint, training=None)
         checkpoints.save_checkpoint(self.out / names.BEST, self.best)
 
-    def load_last(self) -> Checkpoint:
+    def load_last(self) -> checkpoints.Checkpoint:
         return checkpoints.load_checkpoint(self.out / names.LAST)
 
-    def resume(self, last: Checkpoint, network: nn.Module) -> dict[str, Any]:
+    def resume(self, last: checkpoints.Checkpoint, network: nn.Module) -> dict[str, Any]:
         """Goes on after the epoch of `last`, read from last.pt; its weights go into `network`.
 
         Returns the state of the training step; UserError if `last` is of another run.
@@ -132,7 +135,7 @@ class Run:
             self._restore_files(last)
         return step
 
-    def _restore_files(self, last: Checkpoint) -> None:
+    def _restore_files(self, last: checkpoints.Checkpoint) -> None:
         """Writes what the run, which may have been killed after last.pt, did not write any more.
 
         The config gets the devices and the commits of all epochs.
@@ -177,7 +180,7 @@ def differences(saved: Recipe, recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def open_run(out: Path, config: Config, writes: bool) -> Iterator[Run]:
+def open_run(out: Path, config: results.Config, writes: bool) -> Iterator[Run]:
     """A new run in the folder `out`, which is locked; an error within says how to resume."""
     run = Run(out, config, writes)
     try:

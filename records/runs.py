@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from console.flags import as_flags
 from recipe import Recipe
 from records import names
-from records.tables import Strict, as_table, read_rows, update_rows, validate
+from records.tables import Strict, read_rows, update_rows, validate
 
 PLAIN_SCRIPT = "experiments.plain"
 
@@ -140,10 +140,9 @@ def make_runs_table(rows: Sequence[RunRow]) -> pd.DataFrame:
 
     `group` is equal for runs that differ in the seed alone, `place` is the device model.
     """
-    table = as_table(rows)
-    if rows:
-        parts = ["script", "network", "parameters", "dataset", "split", "teacher"]
-        seedless = [write_recipe(replace(row.settings, seed=0)) for row in rows]
-        table["group"] = [*zip(*(table[part] for part in parts), seedless, strict=True)]
-        table["place"] = table.device.map(model_of)
+    table = pd.DataFrame(map(asdict, rows), columns=[each.name for each in fields(RunRow)])
+    parts = ["script", "network", "parameters", "dataset", "split", "teacher"]
+    seedless = [write_recipe(replace(row.settings, seed=0)) for row in rows]
+    table["group"] = [*zip(*(table[part] for part in parts), seedless, strict=True)]
+    table["place"] = table.device.map(model_of)
     return table

@@ -74,14 +74,11 @@ def format_count(count: int, noun: str) -> str:
 def headline(run: FinishedRun) -> str:
     """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
     config, log = run.config, run.log
-    accuracies, count = log.eval_acc[-1:], 1
-    known = runs.read_runs(run.results)
-    if not known.empty:
-        recipe = runs.write_recipe(config.recipe)
-        own = known[(known.recipe == recipe) & (known.command == config.command)]
-        if not own.empty:
-            same = known[known.group.isin(own.group)]
-            accuracies, count = same.accuracy, same.seed.nunique()
+    known, recipe = runs.read_runs(run.results), runs.write_recipe(config.recipe)
+    own = known[(known.recipe == recipe) & (known.command == config.command)]
+    same = known[known.group.isin(own.group)]
+    accuracies = log.eval_acc[-1:] if same.empty else same.accuracy
+    count = max(1, same.seed.nunique())
     seeds = format_count(count, "seed")
     minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
     if len(accuracies) > 1:
@@ -161,10 +158,9 @@ def _tiles(run: FinishedRun, folder: Path, count: int) -> str:
         raise UserError(
             f"{run.results / folder} has {len(paths)} tiles of {count}; train.py writes them"
         )
-    captions = [tile_caption(path) for path in paths]
-    images = [run.image(folder / path.name, tile_caption(path), 96) for path in paths]
-    rule = "|".join([":---:"] * len(paths))
-    return f"{row(*map(escaped, captions))}\n|{rule}|\n{row(*images)}"
+    captions = row(*(escaped(tile_caption(path)) for path in paths))
+    images = row(*(run.image(folder / path.name, tile_caption(path), 96) for path in paths))
+    return f"{captions}\n|{'|'.join([':---:'] * len(paths))}|\n{images}"
 
 
 def visualization(run: FinishedRun) -> str:

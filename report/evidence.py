@@ -19,13 +19,12 @@ COMPARISON = ("recipe", "epochs:", "accuracy (%):", "difference:", "loss:", "dif
 def published_table(results: Path) -> str | None:
     """The runs on the test set, a row for each recipe with its seeds, and results of others."""
     runs = read_runs(results)
+    runs = runs[(runs.split == "test") & (runs.script != PLAIN_SCRIPT)]
     if runs.empty:
         return None
-    runs = runs[(runs.split == "test") & (runs.script != PLAIN_SCRIPT)]
     cells = []
-    for _, group in runs.sort_values(["parameters", "epochs"], kind="stable").groupby(
-        "group", sort=False
-    ):
+    runs = runs.sort_values(["parameters", "epochs"], kind="stable")
+    for _, group in runs.groupby("group", sort=False):
         run = group.iloc[0]
         accuracy, kept = format_mean(group.accuracy), run.constraints_kept or "not recorded"
         name = f"**{escaped(name_group(run))}**"
@@ -52,9 +51,9 @@ def name_group(run: pd.Series) -> str:
 def held_out_table(results: Path) -> str | None:
     """The runs on held-out images: each recipe against the one of the same length first in it."""
     runs = read_runs(results)
-    if runs.empty or "val" not in set(runs.split):
-        return None
     runs = runs[runs.split == "val"].sort_values(["network", "epochs"], kind="stable")
+    if runs.empty:
+        return None
     compared = []
     for _, same in runs.groupby(["network", "epochs", "dataset"], sort=False):
         recipes = [group for _, group in same.groupby("group", sort=False)]
@@ -112,8 +111,6 @@ def bench_table(results: Path) -> str | None:
 def time_table(results: Path) -> str | None:
     """The time to TARGET, where train.py and the plain script have run on one device."""
     runs = read_runs(results)
-    if runs.empty:
-        return None
     runs = runs[(runs.split == "test") & runs.seconds.notna()]
     tables = []
     for (dataset, device), same in runs.groupby(["dataset", "device"], sort=False):
