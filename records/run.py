@@ -39,9 +39,7 @@ class Run:
         self.out, self.config, self.writes = out, config, writes
         self.resume_command = f"{config.command.replace(' --resume', '')} --resume"
         self.log: list[LogRow] = []  # the finished epochs
-        self.best: checkpoints.Checkpoint | None = (
-            None  # of the best of them, in the process that writes
-        )
+        self.best: checkpoints.Checkpoint | None = None  # of the best of them, if it writes
 
     @property
     def remaining_epochs(self) -> range:
@@ -54,10 +52,11 @@ class Run:
             UserError: the loss is infinite or NaN, or a file cannot be written.
         """
         if not math.isfinite(row.train_loss + row.eval_loss):
+            kept = f"last.pt still holds epoch {len(self.log)}" if self.log else "nothing is saved"
             raise NotFiniteError(
-                f"the loss became infinite or NaN in epoch {row.epoch}, which is not saved. Try a "
-                f"--lr below {self.config.recipe.lr_per_image:g} (the learning rate peaks at --lr "
-                "times --batch-size)"
+                f"the loss became infinite or NaN in epoch {row.epoch}; {kept}. Try a --lr below "
+                f"{self.config.recipe.lr_per_image:g} (the learning rate peaks at --lr times "
+                "--batch-size)"
             )
         log, config = [*self.log, row], self.config
         with stop_delayed():
