@@ -70,9 +70,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def load_weights(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Puts the weights of `checkpoint`, which was read from `path`, into `network`.
 
-    Raises:
-        UserError: its weights have other names or shapes, or the network computes other logits
-            from them.
+    UserError if they have other names or shapes, or the network computes other logits from them.
     """
     expected, found = (
         {name: weight.shape for name, weight in weights.items()}

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from console.flags import as_flags
 from recipe import Recipe
 from records import names
-from records.tables import Strict, read_rows, update_rows, validate
+from records.tables import Strict, read_rows, validate, write_table
 
 PLAIN_SCRIPT = "experiments.plain"
 
@@ -122,12 +123,15 @@ def list_changes(recipe: Recipe) -> list[str]:
 
 
 def add_rows(results: Path, rows: Sequence[RunRow]) -> None:
-    """Adds rows to runs.csv in the folder `results`, in place of those of the same runs."""
+    """Adds rows to runs.csv in the folder `results`, in place of those of the same runs.
 
-    def merge(present: Sequence[RunRow]) -> list[RunRow]:
-        return list({row.identity: row for row in (*present, *rows)}.values())
-
-    update_rows(results / names.RUNS, RunRow, merge)
+    Of several processes that do so, one waits for the other, so that no row is lost.
+    """
+    path = results / names.RUNS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        merged = {row.identity: row for row in (*read_rows(path, RunRow), *rows)}
+        write_table(path, list(merged.values()))
 
 
 def read_runs(results: Path) -> pd.DataFrame:

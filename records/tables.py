@@ -1,13 +1,12 @@
 """CSV tables whose columns are the fields of a dataclass, and validation of what files hold."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
-from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from console.errors import UserError
@@ -77,13 +76,3 @@ def read_rows(path: Path, kind: type[Row], rename: dict[str, str] | None = None)
         return validate(list[kind], rows)
     except (ValueError, csv.Error, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
-
-
-def update_rows(path: Path, kind: type[Row], change: Callable[[list[Row]], list[Row]]) -> None:
-    """Writes what `change` makes of the rows of a table.
-
-    Of several processes that do so, one waits for the other, so that no row is lost.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        write_table(path, change(read_rows(path, kind)))
