@@ -4,7 +4,8 @@ The functions write PNG files; those whose picture TensorBoard shows too return 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,44 +38,42 @@ def draw_curves(log: pd.DataFrame, split: str, out: Path) -> None:
         (names.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
         (names.LOSS_CURVES, "loss", "cross-entropy"),
     ):
-        axes = _curve_axes(ylabel=ylabel)
-        for curve, label, color in (
-            ("train", "train (augmented)", TRAIN_COLOR),
-            ("eval", names.SPLITS[split], EVALUATED_COLOR),
-        ):
-            axes.plot(log.epoch, log[f"{curve}_{column}"], ".-", color=color, label=label)
-        _save_curves(axes, out / path)
+        with curve_axes(out / path, ylabel=ylabel) as axes:
+            train, evaluated = log[f"train_{column}"], log[f"eval_{column}"]
+            axes.plot(log.epoch, train, ".-", color=TRAIN_COLOR, label="train (augmented)")
+            axes.plot(log.epoch, evaluated, ".-", color=EVALUATED_COLOR, label=names.SPLITS[split])
 
 
 def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
     """The accuracy of several runs by epoch, by the label of each."""
-    axes = _curve_axes((7, 4.5), ylabel="top-1 accuracy (%)")
-    for label, log in logs.items():
-        axes.plot(log.epoch, log.eval_acc, ".-", label=label.replace("$", r"\$"))
-    _save_curves(axes, path)
+    with curve_axes(path, (7, 4.5), ylabel="top-1 accuracy (%)") as axes:
+        for label, log in logs.items():
+            axes.plot(log.epoch, log.eval_acc, ".-", label=label.replace("$", r"\$"))
 
 
 def draw_range_test(
     rates: Sequence[float], losses: Sequence[float], steepest: float, path: Path
 ) -> None:
     """The smoothed loss against the learning rate, with a line where it fell fastest."""
-    axes = _curve_axes(xlabel="--lr, per image of a batch", ylabel="smoothed cross-entropy")
-    axes.semilogx(rates, losses, color=EVALUATED_COLOR)
-    axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=f"steepest at {steepest:.1g}")
-    _save_curves(axes, path)
+    labels = {"xlabel": "--lr, per image of a batch", "ylabel": "smoothed cross-entropy"}
+    with curve_axes(path, **labels) as axes:
+        axes.semilogx(rates, losses, color=EVALUATED_COLOR)
+        label = f"steepest at {steepest:.1g}"
+        axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=label)
 
 
-def _curve_axes(size: tuple[float, float] = (6, 4), xlabel: str = "epoch", **labels: str) -> Axes:
+@contextmanager
+def curve_axes(
+    path: Path, size: tuple[float, float] = (6, 4), xlabel: str = "epoch", **labels: str
+) -> Iterator[Axes]:
+    """Axes to plot curves in, which are written to `path` at the end."""
     figure = Figure(figsize=size, dpi=DPI)
     axes = figure.add_axes([0.12, 0.12, 0.86, 0.82], xlabel=xlabel, **labels)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    return axes
-
-
-def _save_curves(axes: Axes, path: Path) -> None:
+    yield axes
     axes.grid(alpha=0.3)
     axes.legend()
-    save(axes.figure, path)
+    save(figure, path)
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> Figure:

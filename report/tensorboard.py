@@ -13,9 +13,7 @@ from records.results import LogRow
 class Board:
     """Writes the figures of each epoch, and the run's pictures at its end; nothing before that.
 
-    Args:
-        out: the folder of the run.
-        epochs: the number of epochs before a resume; what was written for later ones is replaced.
+    `epochs` were finished before a resume: what was written for later ones is replaced.
     """
 
     def __init__(self, out: Path, epochs: int):
