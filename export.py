@@ -98,15 +98,14 @@ def main() -> None:
     from records.trained_net import TrainedNet
 
     net = TrainedNet(options.checkpoint)
-    facts = page_facts(net, options.checkpoint.parent, options.repository) if options.page else {}
     data = load(options.dataset, options.data_dir) if options.dataset else None
     if data:
         data.check_classes(net.classes, options.checkpoint)
-    images, labels, compared = comparison_images(data)
+    images, labels, compared = pick_images(data)
     logits = net.logits(images).numpy()
 
-    onnx = onnx_bytes(net)
-    exported = onnx_logits(onnx, images)
+    onnx = export_onnx(net)
+    exported = run_onnx(onnx, images)
     difference = abs(exported - logits).max()
     if not difference <= TOLERANCE:  # true for NaN as well
         raise UserError(f"the exported network's logits differ by {difference:.2g}; not kept")
@@ -115,7 +114,7 @@ def main() -> None:
         path.write_bytes(onnx)
     print(
         f"{out}, {len(onnx) / 1000:.0f} kB: on {compared} its logits differ "
-        f"from PyTorch's by at most {difference:.1g}; {figures(exported, logits, labels)}"
+        f"from PyTorch's by at most {difference:.1g}; {compare_logits(exported, logits, labels)}"
     )
     if options.int8:
         int8 = out.with_suffix(".int8.onnx")
@@ -123,14 +122,15 @@ def main() -> None:
         with replacing(int8) as path:
             write_int8_onnx(out, path, calibration.contiguous())
         size = f"{int8.stat().st_size / 1000:.0f} kB"
-        print(f"{int8}, {size}: {figures(onnx_logits(int8, images), logits, labels)}")
+        print(f"{int8}, {size}: {compare_logits(run_onnx(int8, images), logits, labels)}")
     if options.page:
+        facts = collect_facts(net, options.checkpoint.parent, options.repository)
         size = write_page(options.page, out, facts)
         server = join_command(["python", "-m", "http.server", "--directory", options.page])
         print(f"{options.page}, {size / 1e6:.1f} MB: {server}, then open http://localhost:8000/")
 
 
-def comparison_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None, str]:
+def pick_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None, str]:
     """Images uint8 (N, 3, 32, 32) to compare two networks on, their labels, and what they are."""
     import torch
 
@@ -144,7 +144,7 @@ def comparison_images(data: ImageData | None) -> tuple[Tensor, np.ndarray | None
     return images, None, f"{len(images)} random images"
 
 
-def figures(exported: np.ndarray, logits: np.ndarray, labels: np.ndarray | None) -> str:
+def compare_logits(exported: np.ndarray, logits: np.ndarray, labels: np.ndarray | None) -> str:
     """How often two networks' logits (N, classes) agree, and the exported one's accuracy."""
     predictions = exported.argmax(1)
     text = f"the class is PyTorch's on {100 * (predictions == logits.argmax(1)).mean():.2f} %"
@@ -156,14 +156,14 @@ def figures(exported: np.ndarray, logits: np.ndarray, labels: np.ndarray | None)
 # ---- ONNX
 
 
-def onnx_bytes(net: TrainedNet) -> bytes:
+def export_onnx(net: TrainedNet) -> bytes:
     """`net` as an ONNX file, for batches of any size, with its class names in the metadata."""
     import onnx
     import onnxscript  # noqa: F401, torch.onnx needs it
     import torch
 
     example = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
-    with quiet():
+    with silence():
         program = torch.onnx.export(
             net,
             (example,),
@@ -181,7 +181,7 @@ def onnx_bytes(net: TrainedNet) -> bytes:
     return model.SerializeToString()
 
 
-def onnx_logits(file: Path | bytes, images: Tensor) -> np.ndarray:
+def run_onnx(file: Path | bytes, images: Tensor) -> np.ndarray:
     """The logits (N, classes) of an ONNX file for images uint8 (N, 3, 32, 32)."""
     import numpy as np
     import onnxruntime
@@ -201,7 +201,7 @@ def write_int8_onnx(source: Path, target: Path, images: Tensor) -> None:
     from onnxruntime import quantization
 
     parts = iter([{"images": part.numpy()} for part in images.split(50)])
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, silence():
         prepared = Path(folder) / source.name
         quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -216,7 +216,7 @@ def write_int8_onnx(source: Path, target: Path, images: Tensor) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Hides what the exporters print, log and warn about their own parts."""
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(action="ignore"), redirect_stdout(None):
@@ -227,7 +227,7 @@ def quiet() -> Iterator[None]:
 # ---- the page in demo/
 
 
-def page_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, Any]:
+def collect_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, Any]:
     """What the page shows of `net`: of its run too, if the run in the folder `run` is its own."""
     from constraints.tables import count_parameters
     from records.results import is_of, read_config
@@ -236,7 +236,7 @@ def page_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, 
     images, samples = f"{names.SPLITS[checkpoint.split]} images", []
     if (run / names.CONFIG).exists() and is_of(checkpoint, config := read_config(run)):
         images = f"{config.test_images:,} {images} of {config.dataset}"
-        samples = [page_sample(path) for path in names.tiles(run / names.TEST_TILES)]
+        samples = [read_sample(path) for path in names.tiles(run / names.TEST_TILES)]
     return {
         "name": checkpoint.network,
         "parameters": count_parameters(net.network),
@@ -249,18 +249,18 @@ def page_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[str, 
     }
 
 
-def page_sample(path: Path) -> dict[str, str]:
+def read_sample(path: Path) -> dict[str, str]:
     """A tile in the network's resolution, as a data URL, with its class."""
     from PIL import Image
 
-    from report.pictures import tile_caption
+    from report.pictures import read_caption
 
     png = io.BytesIO()
     with Image.open(path) as tile:  # in which each pixel is enlarged to a square
         small = tile.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)
     small.save(png, "PNG", optimize=True)
     url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return {"class": tile_caption(path), "image": url}
+    return {"class": read_caption(path), "image": url}
 
 
 def write_page(folder: Path, onnx: Path, facts: dict[str, Any]) -> int:

@@ -51,10 +51,10 @@ def main() -> None:
     if options.check and options.compare:
         raise UserError("--compare: not allowed with --check", status=2)
     if options.compare:
-        from report.evidence import compare
+        from report.evidence import compare_runs
 
         check_writable(options.results, "--results")
-        print(compare(options.compare, options.results / names.COMPARISON))
+        print(compare_runs(options.compare, options.results / names.COMPARISON))
         return
 
     from report.blocks import BLOCKS, FinishedRun

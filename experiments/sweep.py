@@ -89,7 +89,7 @@ def main() -> None:
 
     from records.runs import RunRow, make_runs_table
     from records.tables import read_rows
-    from report.evidence import sweep_table
+    from report.evidence import format_sweep
 
     known = {row.identity: row for row in read_rows(options.results / names.RUNS, RunRow)}
     planned = {out: known.get(identify(*each)) for out, each in settings.items()}
@@ -101,7 +101,7 @@ def main() -> None:
         elif train(out, commands[out]):
             rows += record([out], options.results)
     if rows:
-        print(sweep_table(make_runs_table(rows)))
+        print(format_sweep(make_runs_table(rows)))
     if failed := len(planned) - len(rows):
         raise UserError(
             f"{failed} of {len(planned)} runs failed, see above; repeat this to resume them, or "

@@ -20,7 +20,7 @@ from records import names, results, runs
 from records.checkpoints import load_network
 from records.tables import read_rows
 from report import evidence
-from report.pictures import tile_caption
+from report.pictures import read_caption
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def headline(run: FinishedRun) -> str:
+def format_headline(run: FinishedRun) -> str:
     """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
     config, log = run.config, run.log
     known, recipe = runs.read_runs(run.results), runs.write_recipe(config.recipe)
@@ -92,7 +92,7 @@ def headline(run: FinishedRun) -> str:
     return table(("parameters", f"{run.evaluated} accuracy", "data set", "training"), [cells])
 
 
-def results_table(run: FinishedRun) -> str:
+def format_results(run: FinishedRun) -> str:
     config, log = run.config, run.log
     accuracy, loss = log.eval_acc, log.eval_loss
     last, best, lowest = len(log) - 1, accuracy.idxmax(), loss.idxmin()
@@ -113,7 +113,7 @@ def results_table(run: FinishedRun) -> str:
     return table(("figure", "value"), rows.items())
 
 
-def plots(run: FinishedRun) -> str:
+def format_plots(run: FinishedRun) -> str:
     """Curves and confusion matrix; UserError if that is not of the log's best epoch."""
     counts, logged = results.read_confusion(run.results).to_numpy(), run.log.eval_acc
     accuracy = 100 * counts.trace() / counts.sum()
@@ -128,7 +128,7 @@ def plots(run: FinishedRun) -> str:
     return f"{accuracy} {loss}\n\n{run.image(names.CONFUSION_PLOT, 'Confusion matrix', 400)}"
 
 
-def class_table(run: FinishedRun) -> str:
+def format_classes(run: FinishedRun) -> str:
     rows = []
     for each in read_rows(check_file(run.results / names.CLASS_REPORT), results.ClassRow):
         figures = (f"{figure:.1f} %" for figure in (each.precision, each.recall, each.f1))
@@ -136,13 +136,15 @@ def class_table(run: FinishedRun) -> str:
     return table(("class", "precision:", "recall:", "F1:", "images:"), rows)
 
 
-def tile_gallery(run: FinishedRun) -> str:
+def format_gallery(run: FinishedRun) -> str:
     """Tiles with their class, then grids of more images."""
     augmented = min(names.TILES, run.config.recipe.batch_size, run.config.train_images)
     evaluated = min(names.TILES, run.config.test_images)
     tables = (
-        f"{run.evaluated.capitalize()} images:\n\n{_tiles(run, names.TEST_TILES, evaluated)}",
-        f"Training images, augmented:\n\n{_tiles(run, names.AUGMENTED_TILES, augmented)}",
+        f"{run.evaluated.capitalize()} images:",
+        _format_tiles(run, names.TEST_TILES, evaluated),
+        "Training images, augmented:",
+        _format_tiles(run, names.AUGMENTED_TILES, augmented),
     )
     grids = (
         run.image(names.TEST_GRID, "More images, wrong predictions in red", 640),
@@ -152,18 +154,18 @@ def tile_gallery(run: FinishedRun) -> str:
     return "\n\n".join((*tables, *grids))
 
 
-def _tiles(run: FinishedRun, folder: Path, count: int) -> str:
+def _format_tiles(run: FinishedRun, folder: Path, count: int) -> str:
     paths = names.tiles(run.results / folder)
     if len(paths) < count:
         raise UserError(
             f"{run.results / folder} has {len(paths)} tiles of {count}; train.py writes them"
         )
-    captions = row(*(escaped(tile_caption(path)) for path in paths))
-    images = row(*(run.image(folder / path.name, tile_caption(path), 96) for path in paths))
+    captions = row(*(escaped(read_caption(path)) for path in paths))
+    images = row(*(run.image(folder / path.name, read_caption(path), 96) for path in paths))
     return f"{captions}\n|{'|'.join([':---:'] * len(paths))}|\n{images}"
 
 
-def visualization(run: FinishedRun) -> str:
+def format_visualization(run: FinishedRun) -> str:
     text = (
         "Look at the augmentation before training:\n\n"
         "```bash\npython visualize_augmentations.py --save "
@@ -175,7 +177,7 @@ def visualization(run: FinishedRun) -> str:
     return text
 
 
-def constraints(run: FinishedRun) -> str:
+def format_constraints(run: FinishedRun) -> str:
     rows = (
         (each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
         for each in check(run.traced)
@@ -183,32 +185,32 @@ def constraints(run: FinishedRun) -> str:
     return table(("constraint", "kept", "found in the network"), rows)
 
 
-def model_summary(run: FinishedRun) -> str:
+def format_summary(run: FinishedRun) -> str:
     return (
         f"<details>\n<summary>{count_parameters(run.network):,} trainable parameters, layer by "
         f"layer</summary>\n\n```text\n{layer_table(run.network)}\n```\n\n</details>"
     )
 
 
-def network_pictures(run: FinishedRun) -> str:
+def format_network(run: FinishedRun) -> str:
     blocks = run.image(names.BLOCK_DIAGRAM, "The network's layers by block", 830)
     alt = "Receptive field after each layer, and effective receptive field"
     return f"{blocks}\n\n{run.image(names.RECEPTIVE_FIELD, alt, 830)}"
 
 
 BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
-    "HEADLINE": headline,
-    "RESULTS": results_table,
-    "RECIPES": lambda run: evidence.published_table(run.results),
-    "ABLATION": lambda run: evidence.held_out_table(run.results),
-    "PLOTS": plots,
-    "CLASSES": class_table,
-    "TILE_GALLERY": tile_gallery,
-    "VISUALIZATION": visualization,
-    "NETWORK": network_pictures,
-    "CONSTRAINTS": constraints,
+    "HEADLINE": format_headline,
+    "RESULTS": format_results,
+    "RECIPES": lambda run: evidence.format_published(run.results),
+    "ABLATION": lambda run: evidence.format_held_out(run.results),
+    "PLOTS": format_plots,
+    "CLASSES": format_classes,
+    "TILE_GALLERY": format_gallery,
+    "VISUALIZATION": format_visualization,
+    "NETWORK": format_network,
+    "CONSTRAINTS": format_constraints,
     "RF": lambda run: tally_table(run.traced),
-    "MODEL_SUMMARY": model_summary,
-    "BENCH": lambda run: evidence.bench_table(run.results),
-    "TIME_TO_85": lambda run: evidence.time_table(run.results),
+    "MODEL_SUMMARY": format_summary,
+    "BENCH": lambda run: evidence.format_bench(run.results),
+    "TIME_TO_85": lambda run: evidence.format_times(run.results),
 }

@@ -16,7 +16,7 @@ TARGET = 85  # test accuracy in percent that the assignment asks for
 COMPARISON = ("recipe", "epochs:", "accuracy (%):", "difference:", "loss:", "difference:", "runs:")
 
 
-def published_table(results: Path) -> str | None:
+def format_published(results: Path) -> str | None:
     """The runs on the test set, a row for each recipe with its seeds, and results of others."""
     runs = read_runs(results)
     runs = runs[(runs.split == "test") & (runs.script != PLAIN_SCRIPT)]
@@ -48,7 +48,7 @@ def name_group(run: pd.Series) -> str:
     return ", ".join(parts)
 
 
-def held_out_table(results: Path) -> str | None:
+def format_held_out(results: Path) -> str | None:
     """The runs on held-out images: each recipe against the one of the same length first in it."""
     runs = read_runs(results)
     runs = runs[runs.split == "val"].sort_values(["network", "epochs"], kind="stable")
@@ -62,7 +62,7 @@ def held_out_table(results: Path) -> str | None:
     return table(COMPARISON, compared)
 
 
-def sweep_table(runs: pd.DataFrame) -> str:
+def format_sweep(runs: pd.DataFrame) -> str:
     """These runs: each recipe against the one of the first run."""
     recipes = [group for _, group in runs.groupby("group", sort=False)]
     return table(COMPARISON, compare_with_first(recipes))
@@ -87,7 +87,7 @@ def compare_with_first(recipes: Sequence[pd.DataFrame]) -> list[tuple]:
     return cells
 
 
-def bench_table(results: Path) -> str | None:
+def format_bench(results: Path) -> str | None:
     """What experiments.bench measured."""
     rows = read_rows(results / names.BENCH, BenchRow)
     if not rows:
@@ -108,7 +108,7 @@ def bench_table(results: Path) -> str | None:
     return f"{figures}\n\n`{rows[0].command}` on {escaped(rows[0].device)}."
 
 
-def time_table(results: Path) -> str | None:
+def format_times(results: Path) -> str | None:
     """The time to TARGET, where train.py and the plain script have run on one device."""
     runs = read_runs(results)
     runs = runs[(runs.split == "test") & runs.seconds.notna()]
@@ -132,7 +132,7 @@ def time_table(results: Path) -> str | None:
     return "\n\n".join(tables) or None
 
 
-def compare(runs: list[Path], picture: Path) -> str:
+def compare_runs(runs: list[Path], picture: Path) -> str:
     """A Markdown table of the runs in these folders; draws their accuracies at `picture`."""
     rows, logs = [], {}
     for folder in dict.fromkeys(runs):

@@ -84,7 +84,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path:
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="% of the true class")
     if len(classes) <= ANNOTATED_CLASSES:
-        labels = [shortened(name) for name in classes]
+        labels = [shorten(name) for name in classes]
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", parse_math=False)
         axes.set_yticks(range(len(labels)), labels, parse_math=False)
         for (row, column), value in np.ndenumerate(percent):
@@ -122,7 +122,7 @@ def draw_grid(
         canvas[top : top + side, left : left + side] = enlarged
         style = {"size": 8, "color": colors[index] if colors else RIGHT_COLOR}
         x, y = (left + side / 2) / width, 1 - (top - 4) / height
-        figure.text(x, y, shortened(title), ha="center", parse_math=False, **style)
+        figure.text(x, y, shorten(title), ha="center", parse_math=False, **style)
     figure.figimage(canvas)
     return save(figure, path)
 
@@ -135,7 +135,7 @@ def draw_predictions(
     for label, prediction in zip(true, predicted, strict=True):
         title = label if label == prediction else f"{prediction}, label {label}"
         if len(title) > TITLE_LENGTH and label != prediction:  # so that a part of both is seen
-            title = f"{shortened(prediction, 9)}, label {shortened(label, 9)}"
+            title = f"{shorten(prediction, 9)}, label {shorten(label, 9)}"
         titles.append(title)
         colors.append(RIGHT_COLOR if label == prediction else WRONG_COLOR)
     return draw_grid(images, titles, GRID_COLUMNS, caption, path, colors)
@@ -159,13 +159,13 @@ def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> No
             tile.save(path, pnginfo=text)
 
 
-def tile_caption(path: Path) -> str:
+def read_caption(path: Path) -> str:
     """The caption of a tile that `write_tiles` wrote; "" if the file has none."""
     with Image.open(path) as image:
         return str(image.info.get(TITLE, ""))
 
 
-def shortened(text: str, length: int = TITLE_LENGTH) -> str:
+def shorten(text: str, length: int = TITLE_LENGTH) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from runs import CLASSES, REPO, run_script
 
-from export import onnx_bytes, onnx_logits, page_facts, write_int8_onnx
+from export import collect_facts, export_onnx, run_onnx, write_int8_onnx
 from inputs.image_files import read_image
 from records import names
 from records.results import read_config, read_log, write_config
@@ -59,9 +59,9 @@ def test_int8_of_the_published_network_is_small_and_right_on_this_cpu(tmp_path):
     tiles = sorted((REPO / "results/plots").glob("*_samples/*.png"))
     images = torch.from_numpy(np.stack([read_image(tile) for tile in tiles])).permute(0, 3, 1, 2)
     float32, int8 = tmp_path / "net.onnx", tmp_path / "net.int8.onnx"
-    float32.write_bytes(onnx_bytes(TrainedNet(REPO / "results/best.pt")))
+    float32.write_bytes(export_onnx(TrainedNet(REPO / "results/best.pt")))
     write_int8_onnx(float32, int8, images)
-    np.testing.assert_allclose(onnx_logits(int8, images), onnx_logits(float32, images), atol=0.5)
+    np.testing.assert_allclose(run_onnx(int8, images), run_onnx(float32, images), atol=0.5)
     assert int8.stat().st_size < float32.stat().st_size / 2
 
 
@@ -100,7 +100,7 @@ def test_a_missing_package_is_named(tmp_path):
 
 
 def test_the_page_shows_the_facts_of_the_run(finished_run, small_data):
-    facts = page_facts(TrainedNet(finished_run / "best.pt"), finished_run, None)
+    facts = collect_facts(TrainedNet(finished_run / "best.pt"), finished_run, None)
     assert facts["name"] == "Net"
     assert facts["parameters"] == read_config(finished_run).parameters
     assert facts["accuracy"] == read_log(finished_run).eval_acc.max()
@@ -120,7 +120,7 @@ def test_the_page_has_no_samples_of_another_run(beside, finished_run, tmp_path):
         shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
         config = read_config(finished_run)
         write_config(tmp_path, replace(config, fingerprint="of other images, the same classes"))
-    facts = page_facts(TrainedNet(finished_run / "best.pt"), tmp_path, None)
+    facts = collect_facts(TrainedNet(finished_run / "best.pt"), tmp_path, None)
     assert (facts["samples"], facts["evaluated_on"]) == ([], "test images")
 
 

@@ -70,7 +70,7 @@ def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
     for other in (".img_03_cat.png.1.partial.png", "mine.png"):  # the first one is left by a kill
         (tmp_path / other).touch()
     assert [path.name for path in names.tiles(tmp_path)] == found
-    assert pictures.tile_caption(tmp_path / found[1]) == "a/b: c"
+    assert pictures.read_caption(tmp_path / found[1]) == "a/b: c"
     with Image.open(tmp_path / "img_00_cat.png") as tile:
         zoom = pictures.TILE_ZOOM
         np.testing.assert_array_equal(np.asarray(tile), images[0].repeat(zoom, 0).repeat(zoom, 1))

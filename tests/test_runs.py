@@ -16,7 +16,7 @@ from records.results import read_config, read_log, write_config
 from records.runs import BenchRow, Mark, RunRow, read_recipe, write_recipe
 from records.tables import read_rows, write_table
 from report.blocks import BLOCKS, FinishedRun
-from report.evidence import held_out_table, published_table, time_table
+from report.evidence import format_held_out, format_published, format_times
 
 
 def rows_of(results) -> list[RunRow]:
@@ -104,7 +104,7 @@ def test_the_published_runs_have_a_row_a_recipe_beside_the_marks(tmp_path):
     usual = {"params": 1000, "constraints_kept": "no", "epochs": "200", "test_acc": 94.4}
     marks = [Mark(who="theirs", source="https://example.org", **usual), Mark(who="<me>", **usual)]
     write_table(tmp_path / names.MARKS, marks)
-    assert published_table(tmp_path).splitlines()[2:] == [
+    assert format_published(tmp_path).splitlines()[2:] == [
         "| **Net** | 84,322 | yes | 8 | **1.00** | 1 |",
         "| **Net** | 84,322 | yes | 25 | **88.50 ± 0.71** | 2 |",
         "| **Net, --lr 0.1** | 84,322 | no | 25 | **50.00** | 1 |",
@@ -128,7 +128,7 @@ def test_held_out_runs_are_compared_by_seed_and_device_model(tmp_path):
     )
     runs = [make_row(split="val", epochs=8, **row) for row in figures.to_dict("records")]
     write_table(tmp_path / names.RUNS, runs)
-    assert held_out_table(tmp_path).splitlines()[2:] == [
+    assert format_held_out(tmp_path).splitlines()[2:] == [
         "| Net | 8 | 58.00 ± 41.62 |  | 0.5000 |  | 3 |",
         "| Net, --weight-decay 0.00025 | 8 | 86.67 ± 10.97 | -1.50 ± 0.71 | 0.4000 | "
         "+0.0500 ± 0.0707 | 3 |",
@@ -143,7 +143,7 @@ def test_the_time_table_compares_what_reached_the_target(tmp_path):
         for epochs, seed, accuracy, seconds in ours
     ]
     write_table(tmp_path / names.RUNS, [*runs, make_row(accuracy=85.2, device="GPU", seconds=3)])
-    assert time_table(tmp_path).splitlines()[2:] == [
+    assert format_times(tmp_path).splitlines()[2:] == [
         "| experiments.plain | 14 | 85.50 | yes | 1 | 20.0 | 3.00 |",
         "| train.py | 6 | 85.00 | no | 1 | 5.0 | 0.75 |",
         "| train.py | 7 | 85.10 to 86.00 | yes | 3 | 6.7 | 1.00 |",
