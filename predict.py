@@ -44,8 +44,8 @@ class Options(CheckpointFlag, Device):
     )
     explain: Path | None = setting(
         None,
-        "also write a picture of each image with the class activation maps of its two most "
-        "probable classes; existing files are kept",
+        "also write a picture of each image with the activation maps of its two most probable "
+        "classes; existing files are kept",
         Path,
         metavar="DIR",
     )
@@ -62,23 +62,23 @@ def main() -> None:
     from training.devices import pick_device
 
     net = TrainedNet(options.checkpoint).to(pick_device(options.device))
-    found, has_failed = list_files(options.images), False
-    while chunk := list(islice(found, EVALUATION_BATCH["cpu"])):
-        readable, images = [], []
+    files, status = list_files(options.images), 0
+    while chunk := list(islice(files, EVALUATION_BATCH["cpu"])):
+        names, images = [], []
         for name in chunk:
             try:
-                images.append(read_image(open_image(name)))
-                readable.append("stdin" if name == STDIN else name)
+                stdin = sys.stdin.buffer.read() if name == STDIN and sys.stdin else b""
+                images.append(read_image(io.BytesIO(stdin) if name == STDIN else name))
+                names.append("stdin" if name == STDIN else name)
             except ValueError as error:
                 print_error(f"{make_printable(name)}: {error}")
-                has_failed = True
+                status = 1
         if images:
-            for name, values in zip(readable, net.probabilities(images).tolist(), strict=True):
+            for name, values in zip(names, net.probabilities(images).tolist(), strict=True):
                 print(format_line(name, values, net.classes, options), flush=True)
             if options.explain:
-                draw_explanations(net, images, readable, options.explain)
-    if has_failed:
-        sys.exit(1)
+                draw_explanations(net, images, names, options.explain)
+    sys.exit(status)
 
 
 def check_flags(options: Options) -> None:
@@ -92,37 +92,26 @@ def check_flags(options: Options) -> None:
 
 
 def list_files(arguments: Sequence[str]) -> Iterator[str]:
-    """Yields the arguments; replaces each folder by the files in it and below, without hidden ones.
+    """The arguments; in place of a folder the files in it and below, without hidden ones.
 
-    Yields a folder without files itself, to be refused as no image.
+    A folder without files is listed itself, to be refused as no image.
     """
     from inputs.image_files import files_below
 
     for argument in arguments:
-        if argument == STDIN or not Path(argument).is_dir():
-            yield argument
-        else:
-            yield from [file.path for file in files_below(argument)] or [argument]
-
-
-def open_image(name: str) -> Path | io.BytesIO:
-    if name != STDIN:
-        return Path(name)
-    if sys.stdin is None:
-        raise ValueError("stdin is closed")
-    return io.BytesIO(sys.stdin.buffer.read())
+        is_folder = argument != STDIN and Path(argument).is_dir()
+        found = [file.path for file in files_below(argument)] if is_folder else []
+        yield from found or [argument]
 
 
 def format_line(name: str, probabilities: list[float], classes: list[str], options: Options) -> str:
     """The most probable classes of an image, as text or as JSON."""
-    ranked = sorted(zip(classes, probabilities, strict=True), key=lambda pair: -pair[1])
-    top = ranked[: options.top]
+    top = sorted(zip(classes, probabilities, strict=True), key=lambda pair: -pair[1])[: options.top]
     if options.json:
         predictions = [{"class": label, "probability": value} for label, value in top]
         return json.dumps({"image": name, "predictions": predictions}, ensure_ascii=False)
-    return f"{make_printable(name)}: " + ", ".join(
-        f"{label} {100 * value:.1f} %" for label, value in top
-    )
+    figures = ", ".join(f"{label} {100 * value:.1f} %" for label, value in top)
+    return f"{make_printable(name)}: {figures}"
 
 
 def make_printable(name: str) -> str:

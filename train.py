@@ -143,8 +143,7 @@ def train(
 ) -> None:
     """Trains, evaluates and saves each epoch that is left, then draws the pictures of the run."""
     from records.run import open_run
-    from report.progress import print_epoch, print_start, print_summary
-    from report.results import draw_results
+    from report.results import draw_results, print_epoch, print_start, print_summary
 
     world, forward = step.world, step.forward
 

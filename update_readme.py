@@ -51,58 +51,55 @@ def main() -> None:
     if options.check and options.compare:
         raise UserError("--compare: not allowed with --check", status=2)
     if options.compare:
-        from report.comparison import compare
+        from report.evidence import compare_runs
 
         check_writable(options.results, "--results")
-        print(compare(options.compare, options.results / names.COMPARISON))
+        print(compare_runs(options.compare, options.results / names.COMPARISON))
         return
 
-    from report.blocks import BLOCKS
+    from report.blocks import BLOCKS, FinishedRun
 
     if not options.results.is_dir():
         raise UserError(f"--results {options.results} is not a folder; give the folder of a run")
-    texts = {page: read_page(page) for page in options.readme}
-    if names.README.resolve() in map(Path.resolve, options.readme):
-        docs = {page: read_page(page) for page in (names.README.parent / "docs").glob("*.md")}
-        texts |= {page: docs[page] for page in sorted(docs) if markers(docs[page], BLOCKS)}
-    spans = {page: find_blocks(texts[page], BLOCKS, page) for page in texts}
+    texts = read_pages(options.readme, BLOCKS)
+    spans = {page: find_blocks(text, BLOCKS, page) for page, text in texts.items()}
     if absent := [name for name in BLOCKS if not any(name in found for found in spans.values())]:
         files = ", ".join(map(str, options.readme))
         print(f"{files}: there are no markers for {', '.join(absent)}; these blocks are left out")
-    updated = {
-        page: updated_page(texts[page], page, spans[page], options.results) for page in texts
-    }
-    outdated = [page for page in texts if updated[page] != texts[page]]
+    outdated = {}
+    for page, text in texts.items():
+        finished = FinishedRun(options.results, page.resolve().parent)
+        made = {name: BLOCKS[name](finished) for name in spans[page]}
+        blocks = {name: content for name, content in made.items() if content is not None}
+        if kept := ", ".join(name for name in made if name not in blocks):
+            print(f"{page}: {options.results} has no data for {kept}; left unchanged")
+        if (updated := inject(text, blocks, spans[page])) != text:
+            outdated[page] = updated
     shown = ", ".join(map(str, outdated or options.readme))
     if options.check and outdated:
         raise UserError(f"{shown}: out of date; run {command_line().replace(' --check', '')}")
-    for page in outdated:
+    for page, updated in outdated.items():
         target = page.resolve()  # the target of a link is rewritten, not the link replaced
         with replacing(target) as beside:
-            beside.write_bytes(updated[page])
+            beside.write_bytes(updated)
             shutil.copymode(target, beside)
     print(f"{shown}: {f'now with the run in {options.results}' if outdated else 'up to date'}")
 
 
-def read_page(path: Path) -> bytes:
+def read_pages(paths: Sequence[Path], block_names: Iterable[str]) -> dict[Path, bytes]:
+    """The content of these files and, beside README.md, of those in docs/ that have markers."""
     try:
-        return path.read_bytes()
+        texts = {path: path.read_bytes() for path in paths}
     except OSError as error:
-        raise UserError(f"--readme {path}: {error.strerror}") from error
+        raise UserError(f"--readme {error.filename}: {error.strerror}") from error
+    if names.README.resolve() in map(Path.resolve, paths):
+        for page in sorted((names.README.parent / "docs").glob("*.md")):
+            if find_markers(text := page.read_bytes(), block_names):
+                texts[page] = text
+    return texts
 
 
-def updated_page(readme: bytes, path: Path, spans: Spans, results: Path) -> bytes:
-    """`readme`, the content of `path`, with the blocks of the run in `results`."""
-    from report.blocks import BLOCKS, FinishedRun
-
-    finished = FinishedRun(results, path.resolve().parent)
-    blocks = {name: content for name in spans if (content := BLOCKS[name](finished)) is not None}
-    if kept := ", ".join(name for name in spans if name not in blocks):
-        print(f"{path}: {results} has no data for {kept}; left unchanged")
-    return inject(readme, blocks, spans)
-
-
-def markers(readme: bytes, block_names: Iterable[str]) -> list[re.Match[bytes]]:
+def find_markers(readme: bytes, block_names: Iterable[str]) -> list[re.Match[bytes]]:
     return list(re.finditer(rb"<!-- (/?)(%s) -->" % "|".join(block_names).encode(), readme))
 
 
@@ -114,7 +111,7 @@ def find_blocks(readme: bytes, block_names: Iterable[str], path: Path) -> Spans:
     """
     spans: Spans = {}
     opened, start = "", 0
-    for marker in markers(readme, block_names):
+    for marker in find_markers(readme, block_names):
         text, is_closing, name = marker[0].decode(), bool(marker[1]), marker[2].decode()
         if name in spans:
             raise UserError(f"{path}: {text} is there twice")
@@ -128,9 +125,7 @@ def find_blocks(readme: bytes, block_names: Iterable[str], path: Path) -> Spans:
     if opened:
         raise UserError(f"{path}: <!-- /{opened} --> is missing")
     if not spans:
-        raise UserError(
-            f"{path} has no markers, <!-- RESULTS --> and <!-- /RESULTS --> for example"
-        )
+        raise UserError(f"{path} has no markers, <!-- RESULTS --> and <!-- /RESULTS --> say")
     return spans
 
 

@@ -9,10 +9,11 @@ import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
@@ -52,7 +53,13 @@ def program() -> list[str]:
 
 def command_line() -> str:
     """The command that started this process, as it can be typed again."""
-    return shlex.join(["python", *program(), *sys.argv[1:]])
+    return join_command(["python", *program(), *sys.argv[1:]])
+
+
+def join_command(words: Iterable[object], windows: bool = os.name == "nt") -> str:
+    """Words of a command, quoted for the shell of this system, in which it can be typed."""
+    join = subprocess.list2cmdline if windows else shlex.join
+    return join(map(str, words))
 
 
 def print_error(message: str) -> None:

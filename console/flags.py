@@ -11,13 +11,12 @@ options = parse("Train a network.", Options)       # reads --epochs and --out
 import argparse
 import math
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from console.errors import UserError, program
+from console.errors import UserError, join_command, program
 
 METAVARS = {int: "N", float: "X", Path: "PATH"}
 
@@ -67,7 +66,7 @@ def parse(
     `others`, flags that are not in `kinds` are ignored.
     """
     parser = Parser(
-        prog=f"python {shlex.join(program())}",
+        prog=f"python {join_command(program())}",
         description=description,
         formatter_class=HelpFormatter,
         allow_abbrev=False,

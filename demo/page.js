@@ -2,7 +2,7 @@
 // export.py writes beside net.onnx; the page itself knows no network, class or sample.
 "use strict";
 
-const RUNTIME = ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"];  // onnxruntime-web
+const RUNTIME = ["ort.wasm.bundle.min.js", "ort-wasm-simd-threaded.wasm"];  // onnxruntime-web
 const TOP = 5;  // classes shown
 const UNIT = 2 ** 22;  // of the weights in resizing
 const UNSURE = 0.5;  // a highest probability below this gets a note
@@ -21,7 +21,7 @@ async function load() {
   const about = await fetched("net.json", (response) => response.json());
   present(about);
   const [ort, wasm, onnx] = await Promise.all([
-    import(`./${RUNTIME[0]}`).catch(() => isMissing(RUNTIME[0])),
+    imported(RUNTIME[0]),
     fetched(RUNTIME[1], (response) => response.arrayBuffer()),
     fetched("net.onnx", (response) => response.arrayBuffer()),
   ]);
@@ -35,6 +35,17 @@ async function load() {
   };
   await classify(new Uint8Array(3 * about.image_size ** 2));  // the first run is slower
   return { ...about, classify };
+}
+
+async function imported(name) {
+  try {
+    return await import(`./${name}`);
+  } catch (error) {
+    const type = await fetched(name, (response) => response.headers.get("Content-Type"));
+    if (/javascript/.test(type)) throw error;
+    throw new Error(`This server sends ${name} as ${type}, which browsers do not run: it has to ` +
+      "send it as text/javascript.");
+  }
 }
 
 async function fetched(name, read) {

@@ -39,9 +39,9 @@ from inputs.sources import DataFlags
 from model import Normalised, build_network
 from recipe import PRECISIONS, Recipe
 from records import names
-from records.marks import BenchRow
 from records.results import read_commit
 from records.run import move_to_archive
+from records.runs import BenchRow
 from records.tables import as_table, write_table
 from training.devices import describe_device, pick_device, prepare
 from training.engine import TrainingStep, train_steps

@@ -14,7 +14,6 @@ The table compares each value with the first one, by runs of the same seed and d
 """
 
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from console.errors import UserError, run
+from console.errors import UserError, join_command, run
 from console.files import check_writable
 from console.flags import Device, parse, setting
 from experiments.record import HOLDOUT, record
@@ -73,7 +72,7 @@ def main() -> None:
     check_writable(options.results, "--results")
 
     from records import runs, tables
-    from report.evidence import sweep_table
+    from report.evidence import format_sweep
     from training.devices import describe_device, pick_device
 
     here = runs.model_of(describe_device(pick_device(options_of_run.device)))
@@ -88,7 +87,7 @@ def main() -> None:
         elif train(out, flags):
             rows += record([out], options.results)
     if rows:
-        print(sweep_table(runs.make_runs_table(rows)))
+        print(format_sweep(runs.make_runs_table(rows)))
     if failed := len(commands) - len(rows):
         raise UserError(
             f"{failed} of {len(commands)} runs failed, see above; repeat this to resume them, or "
@@ -114,7 +113,7 @@ def plan(options: Options, flags: list[str]) -> dict[Path, list[str]]:
 
 
 def command_of(flags: Sequence[str]) -> str:
-    return shlex.join(["python", "train.py", *flags])
+    return join_command(["python", "train.py", *flags])
 
 
 def without_folder(command: str) -> str:

@@ -2,15 +2,15 @@
 
 import copy
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from console.errors import CONTROL_CHARACTERS, UserError
+from console.errors import UserError
 from console.files import check_file, replacing
 from model import build_network
 from recipe import IMAGE_SIZE
@@ -18,16 +18,9 @@ from records.tables import Strict, validate
 
 PROBE_TOLERANCE = 1e-3  # of the largest logit; other machines and versions of torch differ less
 
-
-def _check_printable(text: str) -> str:
-    if CONTROL_CHARACTERS.search(text):
-        raise ValueError("has control characters")
-    return text
-
-
-Percent = Annotated[float, Field(ge=0, le=100)]
-ClassName = Annotated[str, AfterValidator(_check_printable)]
-Channels = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+# without characters that a terminal obeys
+ClassName = Annotated[str, Field(pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]*$")]
 
 
 @dataclass(frozen=True)
@@ -41,9 +34,9 @@ class Checkpoint(Strict):
     classes: Annotated[list[ClassName], Field(min_length=2)]
     mean: Channels
     std: Channels
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: int
     split: str  # what `accuracy` is of: "test" or "val"
-    accuracy: Percent
+    accuracy: float  # in percent
     data: str = ""  # `ImageData.fingerprint` of its data set; "" for runs from before it was kept
     # to resume: the recipe and the log as dicts, and the state of the training step
     training: dict[str, Any] | None = None
@@ -52,8 +45,7 @@ class Checkpoint(Strict):
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes `path`, whose accuracy is called test_acc or val_acc, as in the log."""
     values = dict(vars(checkpoint))
-    split = values.pop("split")
-    values[f"{split}_acc"] = values.pop("accuracy")
+    values[f"{values.pop('split')}_acc"] = values.pop("accuracy")
     buffer = io.BytesIO()  # write_bytes reports a full disk more clearly than torch.save
     torch.save(values, buffer)
     with replacing(path) as beside:
@@ -62,36 +54,32 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` to the CPU, without unpickling code; UserError if it is no checkpoint."""
-    refused = UserError(f"{path} is damaged, or not a checkpoint that train.py wrote")
-    with check_file(path).open("rb") as stream:
-        if stream.read(4) != b"PK\3\4":  # torch.save writes a zip archive
-            raise UserError(f"{path} is not a checkpoint that train.py wrote")
+    check_file(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
         # earlier code wrote both, one of them as None
         accuracies = {split: values.pop(f"{split}_acc", None) for split in ("test", "val")}
         split = "test" if accuracies["val"] is None else "val"
-        loaded = validate(Checkpoint, values | {"split": split, "accuracy": accuracies[split]})
-        if len(loaded.probe) != len(loaded.classes):
-            raise ValueError("another number of logits than of classes")
-        return loaded
+        return validate(Checkpoint, values | {"split": split, "accuracy": accuracies[split]})
     except OSError:
         raise
     except Exception as error:  # a broken file can make the unpickler raise anything
-        raise refused from error
+        raise UserError(f"{path} is damaged, or not a checkpoint that train.py wrote") from error
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Puts the weights of `checkpoint`, which was read from `path`, into `network`.
 
-    Raises:
-        UserError: its weights have other names or shapes, or the network computes other logits
-            from them.
+    UserError if they have other names or shapes, or the network computes other logits from them.
     """
-    expected = {name: x.shape for name, x in network.state_dict().items()}
-    differing = expected.items() ^ {name: x.shape for name, x in checkpoint.weights.items()}.items()
-    reason = f"other weights: {min(differing)[0]}" if differing else ""
-    if not differing:
+    expected, found = (
+        {name: weight.shape for name, weight in weights.items()}
+        for weights in (network.state_dict(), checkpoint.weights)
+    )
+    reason = ""
+    if differing := expected.items() ^ found.items():
+        reason = f"other weights: {min(differing)[0]}"
+    else:
         network.load_state_dict(checkpoint.weights)
         saved, computed = torch.tensor(checkpoint.probe), torch.tensor(probe_logits(network))
         largest = saved.abs().max() if saved.shape == computed.shape else torch.nan
@@ -112,11 +100,6 @@ def load_network(checkpoint: Checkpoint, path: Path) -> nn.Module:
         raise UserError(f"{path} has another network than model.py: {error}") from error
     load_weights(network, checkpoint, path)
     return network
-
-
-def without_training(checkpoint: Checkpoint) -> Checkpoint:
-    """`checkpoint` for using the network, not for resuming."""
-    return replace(checkpoint, training=None)
 
 
 def probe_logits(network: nn.Module) -> list[float]:

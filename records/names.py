@@ -12,12 +12,12 @@ from console.flags import setting
 RESULTS = in_repository("results")  # the published run
 README = in_repository("README.md")
 
-TRAIN_LOG = Path("train_log.csv")  # a row per finished epoch, the columns of `run.LogRow`
-CONFIG = Path("config.json")  # the fields of `run.Config`
+TRAIN_LOG = Path("train_log.csv")  # a row per finished epoch, see `results.LogRow`
+CONFIG = Path("config.json")  # a `results.Config`
 LAST = Path("last.pt")  # a `checkpoints.Checkpoint` to resume from
 BEST = Path("best.pt")  # a `checkpoints.Checkpoint` to use: the epoch with the best accuracy
 CONFUSION_MATRIX = Path("confusion_matrix.csv")  # of best.pt: counts, rows true, columns predicted
-CLASS_REPORT = Path("class_report.csv")  # of best.pt: a row per class, `run.ClassRow`
+CLASS_REPORT = Path("class_report.csv")  # of best.pt: a `results.ClassRow` per class
 TENSORBOARD = Path("tensorboard")
 PLOTS = Path("plots")
 ACCURACY_CURVES = PLOTS / "acc_curves.png"
@@ -51,11 +51,11 @@ AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py
 
 SPLITS = {"test": "test", "val": "validation"}  # what a run is evaluated on, and its name
 
-# measurements over many runs
-BENCH = Path("bench.csv")  # rows of `experiments.bench.BenchRow`
-RUNS = Path("runs.csv")  # rows of `runs.RunRow`
+# tables of many runs, whose rows are dataclasses of runs.py
+RUNS = Path("runs.csv")
 RECORDED_LOGS = Path("runs")  # the logs of the runs in runs.csv
-MARKS = Path("marks.csv")  # results of others, written by hand
+BENCH = Path("bench.csv")
+MARKS = Path("marks.csv")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def tiles(folder: Path) -> list[Path]:
 def unused(folder: Path, name: str) -> Path:
     """ "cat.png" in `folder`, safe like `tile_name`, or "cat-2.png" and so on if it exists."""
     stem = _safe(name) or "image"
-    paths = (folder / f"{stem}{f'-{n}' * (n > 1)}.png" for n in itertools.count(1))
+    stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    paths = (folder / f"{each}.png" for each in stems)
     return next(path for path in paths if not os.path.lexists(path))
 
 

@@ -1,6 +1,5 @@
 """What a run leaves in its folder (see `names`): the log, config.json, the confusion matrix."""
 
-import csv
 import json
 import os
 import platform
@@ -20,8 +19,8 @@ from console.files import REPOSITORY, check_file, replacing
 from constraints.tables import count_parameters
 from recipe import Recipe
 from records import names
-from records.checkpoints import Channels, Checkpoint, Percent, load_checkpoint
-from records.tables import Strict, as_table, validate, write_table
+from records.checkpoints import Channels, Checkpoint, load_checkpoint
+from records.tables import Strict, as_table, read_rows, validate, write_table
 
 PACKAGES = ("torch", "torchvision", "albumentations", "cv2", "numpy")
 
@@ -36,9 +35,9 @@ class LogRow(Strict):
 
     epoch: int
     train_loss: float
-    train_acc: Percent
+    train_acc: float
     eval_loss: float
-    eval_acc: Percent
+    eval_acc: float
     lr: float  # at the start of the epoch
     seconds: float  # training and evaluation
     images_per_second: float  # training and batch-norm statistics, without evaluation
@@ -46,16 +45,11 @@ class LogRow(Strict):
 
 def make_row(epoch: int, lr: float, trained: Any, evaluated: Any) -> LogRow:
     """The row of an epoch with these `training.engine.Figures`, rounded to eight digits."""
-    figures = {
-        "train_loss": trained.loss,
-        "train_acc": trained.accuracy,
-        "eval_loss": evaluated.loss,
-        "eval_acc": evaluated.accuracy,
-        "lr": lr,
-        "seconds": trained.seconds + evaluated.seconds,
-        "images_per_second": trained.images / trained.seconds,
-    }
-    return LogRow(epoch, **{name: float(f"{value:.8g}") for name, value in figures.items()})
+    figures = (
+        *(trained.loss, trained.accuracy, evaluated.loss, evaluated.accuracy, lr),
+        *(trained.seconds + evaluated.seconds, trained.images / trained.seconds),
+    )
+    return LogRow(epoch, *(float(f"{figure:.8g}") for figure in figures))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +89,8 @@ def make_config(
     command: str,
 ) -> Config:
     """The config of a run that begins now; see train.py for the arguments."""
+    modules = {name: sys.modules[name] for name in PACKAGES if name in sys.modules}
+    versions = {name: str(module.__version__) for name, module in modules.items()}
     return Config(
         command=command,
         started=now(),
@@ -111,7 +107,7 @@ def make_config(
         std=list(data.std),
         parameters=count_parameters(network),
         device=device,
-        versions=loaded_versions(),
+        versions={"python": platform.python_version(), **versions},
         commit=read_commit(),
         constraints={each.constraint: each.passed for each in checks},
         teacher=teacher.title if teacher else "",
@@ -123,44 +119,30 @@ class ClassRow(Strict):
     """Precision, recall and F1 of one class, in percent."""
 
     name: str
-    precision: Percent  # the share of predictions of this class that are right
-    recall: Percent  # the share of this class's images that are predicted as such
-    f1: Percent  # the harmonic mean of both
+    precision: float  # the share of predictions of this class that are right
+    recall: float  # the share of this class's images that are predicted as such
+    f1: float  # the harmonic mean of both
     images: int
 
 
 def now() -> str:
-    """The local time, ISO 8601."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def loaded_versions() -> dict[str, str]:
-    """The versions of Python and of those PACKAGES that this process has imported."""
-    modules = {name: sys.modules[name] for name in PACKAGES if name in sys.modules}
-    versions = {name: str(module.__version__) for name, module in modules.items()}
-    return {"python": platform.python_version(), **versions}
-
-
 def read_commit(project: Path = REPOSITORY) -> str:
-    """The commit of `project`, with "-dirty" if its code differs from that.
-
-    It is `git describe --always`, and "" outside a repository. Other files than code, such as
-    the results themselves, do not make it dirty.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(project), *arguments]
-        # a repository that contains `project` among other things is not its own
-        environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(project.parent)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
+    """`git describe --always`, with "-dirty" if its code differs; "" outside a repository."""
+    # a repository that contains `project` among other things is not its own
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(project.parent)}
     try:
-        commit = git("describe", "--always")
-        is_dirty = git("status", "--porcelain", "-uno", "--", "*.py")
+        commit, changes = (
+            subprocess.run(
+                ["git", *words], cwd=project, env=environment, capture_output=True, text=True
+            ).stdout.strip()
+            for words in (["describe", "--always"], ["status", "--porcelain", "-uno", "*.py"])
+        )
     except OSError:  # git is not installed
         return ""
-    return f"{commit}-dirty" if is_dirty else commit
+    return f"{commit}-dirty" if changes else commit
 
 
 def find_best(log: Sequence[LogRow]) -> LogRow:
@@ -169,30 +151,23 @@ def find_best(log: Sequence[LogRow]) -> LogRow:
 
 
 def write_log(out: Path, log: Sequence[LogRow], split: str) -> None:
-    columns = {"eval_loss": f"{split}_loss", "eval_acc": f"{split}_acc"}
+    columns = {f"eval_{figure}": f"{split}_{figure}" for figure in ("loss", "acc")}
     write_table(out / names.TRAIN_LOG, as_table(log).rename(columns=columns))
 
 
 def read_log(out: Path) -> pd.DataFrame:
     """The epochs of a run, at least one, with the fields of `LogRow` as columns."""
     path = check_file(out / names.TRAIN_LOG)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        for row in rows:
-            split = next((split for split in names.SPLITS if f"{split}_acc" in row), "test")
-            for figure in ("loss", "acc"):
-                row[f"eval_{figure}"] = row.pop(f"{split}_{figure}", None)
-        return as_table(check_epochs(validate(list[LogRow], rows)))
-    except (ValueError, csv.Error, OSError) as error:
-        raise UserError(f"{path} is unreadable: {error}") from error
+    columns = {f"{split}_{x}": f"eval_{x}" for split in names.SPLITS for x in ("loss", "acc")}
+    log = read_rows(path, LogRow, columns)
+    if not is_complete(log):
+        raise UserError(f"{path} is unreadable: its epochs are not 1, 2 and so on")
+    return as_table(log)
 
 
-def check_epochs(rows: list[LogRow]) -> list[LogRow]:
-    """`rows`; ValueError unless they are epochs 1 and so on."""
-    if not rows or [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
-        raise ValueError("has no epochs, or they are incomplete or out of order")
-    return rows
+def is_complete(log: Sequence[LogRow]) -> bool:
+    """Whether it has epochs 1 and so on, at least one."""
+    return bool(log) and [row.epoch for row in log] == list(range(1, len(log) + 1))
 
 
 def write_config(out: Path, config: Config) -> None:
@@ -202,11 +177,9 @@ def write_config(out: Path, config: Config) -> None:
 
 
 def read_config(out: Path) -> Config:
-    path = out / names.CONFIG
+    path = check_file(out / names.CONFIG)
     try:
-        values = json.loads(check_file(path).read_text("utf-8"))
-        json.dumps(values, allow_nan=False)  # raises ValueError if it has NaN, which is no JSON
-        return validate(Config, values)
+        return validate(Config, json.loads(path.read_text("utf-8")))
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
 
@@ -220,10 +193,7 @@ def load_best(out: Path, config: Config) -> Checkpoint:
     """best.pt of the run in `out`; UserError unless it is of the run of `config`."""
     best = load_checkpoint(out / names.BEST)
     if not is_of(best, config):
-        raise UserError(
-            f"{out / names.BEST} and {names.CONFIG} are of different runs; put the files of one "
-            "run there"
-        )
+        raise UserError(f"{out / names.BEST} and {names.CONFIG} are of different runs")
     return best
 
 
@@ -240,8 +210,8 @@ def read_confusion(out: Path) -> pd.DataFrame:
     try:
         cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False).to_numpy()
         counts = pd.DataFrame(cells[1:, 1:], cells[1:, 0], cells[0, 1:]).astype(int)
-        if list(counts.index) != list(counts.columns) or (counts < 0).any(axis=None):
-            raise ValueError("rows and columns differ, or a count is negative")
+        if list(counts.index) != list(counts.columns):
+            raise ValueError("rows and columns differ")
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
     return counts

@@ -3,12 +3,10 @@
 import math
 import os
 import re
-import shlex
 import shutil
 import socket
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,29 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from console.errors import UserError
+from console.errors import UserError, command_line
 from console.flags import as_flags
 from console.signals import stop_delayed
 from recipe import Recipe
-from records import names
-from records.checkpoints import (
-    Checkpoint,
-    load_checkpoint,
-    load_weights,
-    probe_logits,
-    save_checkpoint,
-    without_training,
-)
-from records.results import (
-    Config,
-    LogRow,
-    check_epochs,
-    find_best,
-    now,
-    read_config,
-    write_config,
-    write_log,
-)
+from records import checkpoints, names, results
+from records.results import LogRow, find_best
 from records.tables import validate
 
 try:
@@ -52,18 +33,13 @@ class NotFiniteError(UserError):
 
 
 class Run:
-    """The log and the files of a run in the folder `out`.
+    """The log and the files of a run; of several processes that train together, one `writes`."""
 
-    Args:
-        config: its command is the one that was given.
-        writes: whether this process writes files; of several that train together, one does.
-    """
-
-    def __init__(self, out: Path, config: Config, writes: bool):
+    def __init__(self, out: Path, config: results.Config, writes: bool):
         self.out, self.config, self.writes = out, config, writes
         self.resume_command = f"{config.command.replace(' --resume', '')} --resume"
         self.log: list[LogRow] = []  # the finished epochs
-        self.best: Checkpoint | None = None  # of the best of them, in the process that writes
+        self.best: checkpoints.Checkpoint | None = None  # of the best of them, if it writes
 
     @property
     def remaining_epochs(self) -> range:
@@ -73,38 +49,39 @@ class Run:
         """Saves the epoch `row`: all of it, or nothing. `step` is the state of the training step.
 
         Raises:
-            NotFiniteError: the loss is infinite or NaN; nothing was saved.
-            UserError: a file cannot be written.
+            UserError: the loss is infinite or NaN, or a file cannot be written.
         """
         if not math.isfinite(row.train_loss + row.eval_loss):
-            raise NotFiniteError(self._explain_divergence(row.epoch))
-        log = [*self.log, row]
+            kept = f"last.pt still holds epoch {len(self.log)}" if self.log else "nothing is saved"
+            raise NotFiniteError(
+                f"the loss became infinite or NaN in epoch {row.epoch}; {kept}. Try a --lr below "
+                f"{self.config.recipe.lr_per_image:g} (the learning rate peaks at --lr times "
+                "--batch-size)"
+            )
+        log, config = [*self.log, row], self.config
         with stop_delayed():
             if self.writes:
                 if row.epoch == 1:
-                    self._start()
+                    if archived := archive_earlier_run(self.out):
+                        print(f"the earlier run in {self.out} is now in {archived}", flush=True)
+                    results.write_config(self.out, config)
                 checkpoint = self._checkpoint(log, network, step)
-                save_checkpoint(self.out / names.LAST, checkpoint)
+                checkpoints.save_checkpoint(self.out / names.LAST, checkpoint)
                 if find_best(log) is row:  # after last.pt, from which a resume can restore it
-                    self.best = without_training(checkpoint)
-                    save_checkpoint(self.out / names.BEST, self.best)
-                write_log(self.out, log, self.config.split)
-                write_config(self.out, replace(self.config, updated=now()))
+                    self._save_best(checkpoint)
+                results.write_log(self.out, log, config.split)
+                results.write_config(self.out, replace(config, updated=results.now()))
             self.log = log
 
-    def _start(self) -> None:
-        """Makes the folder ready for the first epoch."""
-        if archived := archive_earlier_run(self.out):
-            print(f"the earlier run in {self.out} is now in {archived}", flush=True)
-        write_config(self.out, self.config)
-
-    def _checkpoint(self, log: list[LogRow], network: nn.Module, step: dict) -> Checkpoint:
+    def _checkpoint(
+        self, log: list[LogRow], network: nn.Module, step: dict
+    ) -> checkpoints.Checkpoint:
         config, weights = self.config, network.state_dict()
-        return Checkpoint(
+        return checkpoints.Checkpoint(
             network=network.name,
             arguments=dict(network.arguments),
             weights={name: tensor.cpu().clone() for name, tensor in weights.items()},
-            probe=probe_logits(network),
+            probe=checkpoints.probe_logits(network),
             classes=config.classes,
             mean=config.mean,
             std=config.std,
@@ -119,27 +96,30 @@ class Run:
             },
         )
 
-    def load_last(self) -> Checkpoint:
-        return load_checkpoint(self.out / names.LAST)
+    def _save_best(self, checkpoint: checkpoints.Checkpoint) -> None:
+        self.best = replace(checkpoint, training=None)
+        checkpoints.save_checkpoint(self.out / names.BEST, self.best)
 
-    def resume(self, last: Checkpoint, network: nn.Module) -> dict[str, Any]:
+    def load_last(self) -> checkpoints.Checkpoint:
+        return checkpoints.load_checkpoint(self.out / names.LAST)
+
+    def resume(self, last: checkpoints.Checkpoint, network: nn.Module) -> dict[str, Any]:
         """Goes on after the epoch of `last`, read from last.pt; its weights go into `network`.
 
-        Returns:
-            The state of the training step.
-
-        Raises:
-            UserError: it is of another recipe, data set or network, or has no state of training.
+        Returns the state of the training step; UserError if `last` is of another run.
         """
         path = self.out / names.LAST
-        if not last.training:
-            raise UserError(f"{path} has a network, but no state of training to resume")
         try:
-            recipe = validate(Recipe, last.training["recipe"])
-            log = check_epochs(validate(list[LogRow], last.training["log"]))
-            state = last.training["step"]
+            saved = last.training or {}
+            recipe = validate(Recipe, saved["recipe"])
+            log, step = validate(list[LogRow], saved["log"]), saved["step"]
+            if not results.is_complete(log):
+                raise ValueError("its log has gaps")
         except (KeyError, ValueError) as error:
-            raise UserError(f"{path} was written by other code: {error}; start anew") from error
+            raise UserError(
+                f"{path} has no training of this code to resume ({error}); leave out --resume to "
+                "start anew"
+            ) from error
         differing = differences(recipe, self.config.recipe)
         if last.data != self.config.fingerprint:
             differing.append("the data set (--dataset, --limit-train, --holdout)")
@@ -148,39 +128,31 @@ class Run:
                 f"{path} is of another run; it differs in {', '.join(differing)}. Give the same "
                 "flags, or leave out --resume to start anew"
             )
-        load_weights(network, last, path)
+        checkpoints.load_weights(network, last, path)
         self.log = log
         if self.writes:
-            self.best = self._restore_best(last)
-            write_log(self.out, self.log, self.config.split)
-            self._continue_config()
-        return state
+            self._restore_files(last)
+        return step
 
-    def _restore_best(self, last: Checkpoint) -> Checkpoint:
-        """best.pt; if the last epoch is the best one, it is written again.
+    def _restore_files(self, last: checkpoints.Checkpoint) -> None:
+        """Writes what the run, which may have been killed after last.pt, did not write any more.
 
-        The run may have been killed between last.pt and best.pt.
+        The config gets the devices and the commits of all epochs.
         """
-        best_row, path = find_best(self.log), self.out / names.BEST
-        if best_row.epoch == last.epoch:
-            best = without_training(last)
-            save_checkpoint(path, best)
-            return best
-        best = load_checkpoint(path)
-        found = (best.network, best.arguments, best.data, best.epoch, best.accuracy)
-        expected = (last.network, last.arguments, last.data, best_row.epoch, best_row.eval_acc)
-        if found != expected:
-            raise UserError(f"{path} is of another run; leave out --resume to start anew")
-        return best
-
-    def _continue_config(self) -> None:
-        """The config of the whole run: with the devices and the commits of all epochs."""
-        first = read_config(self.out)
+        best, path = find_best(self.log), self.out / names.BEST
+        if best.epoch == last.epoch:
+            self._save_best(last)
+        else:
+            self.best = checkpoints.load_checkpoint(path)
+            if (self.best.data, self.best.accuracy) != (last.data, best.eval_acc):
+                raise UserError(f"{path} is of another run; leave out --resume to start anew")
+        results.write_log(self.out, self.log, self.config.split)
+        first = results.read_config(self.out)
         if not self.remaining_epochs:
             self.config = first
             return
         devices = dict.fromkeys([*first.device.split("; then "), self.config.device])
-        commits = filter(None, dict.fromkeys([*first.commit.split(), self.config.commit]))
+        commits = dict.fromkeys([*first.commit.split(), *self.config.commit.split()])
         self.config = replace(
             self.config,
             started=first.started,
@@ -188,22 +160,15 @@ class Run:
             device="; then ".join(devices),
             commit=" ".join(commits),
         )
-        write_config(self.out, self.config)
+        results.write_config(self.out, self.config)
 
     def how_to_resume(self) -> str:
-        epochs = self.config.recipe.epochs
         if not self.log:
             return "the first epoch was not finished, so there is nothing to resume"
         next_step = "Go on" if self.remaining_epochs else "Draw the pictures"
-        saved = f"epochs 1 to {len(self.log)} of {epochs} are saved in {self.out}"
-        return f"{saved}. {next_step} with: {self.resume_command}"
-
-    def _explain_divergence(self, epoch: int) -> str:
-        kept = f"last.pt still holds epoch {epoch - 1}" if epoch > 1 else "no epoch was finished"
         return (
-            f"the loss became infinite or NaN in epoch {epoch}; {kept}. Try a --lr below "
-            f"{self.config.recipe.lr_per_image:g} (the learning rate peaks at --lr times "
-            "--batch-size)"
+            f"epochs 1 to {len(self.log)} of {self.config.recipe.epochs} are saved in {self.out}. "
+            f"{next_step} with: {self.resume_command}"
         )
 
 
@@ -214,14 +179,11 @@ def differences(saved: Recipe, recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def open_run(out: Path, config: Config, writes: bool) -> Iterator[Run]:
+def open_run(out: Path, config: results.Config, writes: bool) -> Iterator[Run]:
     """A new run in the folder `out`, which is locked; an error within says how to resume."""
     run = Run(out, config, writes)
     try:
-        if writes:
-            with lock_folder(out):
-                yield run
-        else:
+        with lock_folder(out) if writes else nullcontext():
             yield run
     except BaseException as error:
         is_refused = isinstance(error, UserError) and not run.log  # before anything was trained
@@ -232,11 +194,9 @@ def open_run(out: Path, config: Config, writes: bool) -> Iterator[Run]:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Locks `folder`, which is created if needed, against other processes that lock it.
+    """Locks `folder`, which is created if needed, until the context or the process ends.
 
-    The lock ends with the process, however that ends. Worker processes do not inherit it. The
-    lock file stays in the folder. What the process that had the lock before was writing when it
-    was killed is removed.
+    What the process that had the lock before was writing when it was killed is removed.
 
     Raises:
         UserError: another process has the lock; the message names it.
@@ -246,42 +206,40 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
         return
     with (folder / names.LOCK).open("a+", errors="replace") as file:
+        file.seek(0)
+        holder = file.read().strip()
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers do not inherit
         except (BlockingIOError, PermissionError):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
             raise UserError(
                 f"{folder} is in use by a running process ({holder}); wait for its end, or give "
                 "another --out"
             ) from None
         except OSError:  # a network file system without locks
             pass
-        file.seek(0)
-        if killed := re.match(r"process (\d+) on", file.read()):
+        if killed := re.match(r"process (\d+) on", holder):
             for place in (".", names.PLOTS, names.TEST_TILES, names.AUGMENTED_TILES):
                 for unfinished in (folder / place).glob(f".*.{killed[1]}.partial.*"):
                     unfinished.unlink()
         file.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()},", shlex.join(sys.argv), file=file)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, {command_line()}")
         file.flush()
         yield
 
 
 def archive_earlier_run(out: Path) -> Path | None:
     """Moves a run that is in `out` to archive/<its start time>/ there; returns that folder."""
-    present = [name for name in names.RUN_FILES if (out / name).exists()]
+    present = [out / name for name in names.RUN_FILES if (out / name).exists()]
     if not present:
         return None
     try:
-        started = re.sub(r"\W", "-", read_config(out).started)
+        started = results.read_config(out).started
     except UserError:
-        oldest = min((out / name).stat().st_mtime for name in present)
-        started = datetime.fromtimestamp(oldest).strftime("%Y-%m-%dT%H-%M-%S")
+        started = datetime.fromtimestamp(min(path.stat().st_mtime for path in present)).isoformat()
     # config.json, which has the start time, is last: after a kill, the next attempt uses the
     # same folder
-    ordered = sorted((*names.RUN_FILES, *names.RUN_PICTURES), key=lambda name: name == names.CONFIG)
-    return move_to_archive(out, ordered, started)
+    files = sorted((*names.RUN_FILES, *names.RUN_PICTURES), key=lambda name: name == names.CONFIG)
+    return move_to_archive(out, files, re.sub(r"\W", "-", started))
 
 
 def move_to_archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
@@ -290,7 +248,7 @@ def move_to_archive(out: Path, files: Sequence[Path], folder_name: str) -> Path:
     folder, copies = out / names.ARCHIVE / folder_name, 1
     while any((folder / name).exists() for name in present):
         copies += 1
-        folder = out / names.ARCHIVE / f"{folder_name}-{copies}"
+        folder = folder.with_name(f"{folder_name}-{copies}")
     for name in present:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(out / name, folder / name)  # which may be on another file system

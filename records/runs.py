@@ -1,18 +1,22 @@
-"""The table of finished runs, results/runs.csv: a row a run, whatever it was for."""
+"""The table of finished runs, results/runs.csv: a row a run, whatever it was for.
+
+And the rows of the two tables beside it: the speed of training, and results of others.
+"""
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from console.flags import as_flags
 from recipe import Recipe
 from records import names
-from records.tables import Strict, as_table, read_rows, update_rows, validate
+from records.tables import Strict, read_rows, validate, write_table
 
 PLAIN_SCRIPT = "experiments.plain"
 
@@ -50,10 +54,7 @@ class RunRow(Strict):
 
     @property
     def identity(self) -> tuple:
-        """Equal for a run that is repeated on the same device, which replaces the earlier one.
-
-        Devices round differently, which changes a result as much as another seed does.
-        """
+        """Equal for a run that is repeated on the same device, which replaces the earlier one."""
         parts = self.script, self.parameters, self.recipe, self.dataset, self.split
         return make_identity(*parts, self.device)
 
@@ -65,10 +66,38 @@ class RunRow(Strict):
         return names.RECORDED_LOGS / f"{title}-{digest}.csv"
 
 
+@dataclass(frozen=True)
+class BenchRow(Strict):
+    """The speed of one way of training: medians over rounds, the slowest and the fastest round."""
+
+    mode: str
+    images_per_second: float
+    slowest: float
+    fastest: float
+    share_of_ceiling: float
+    ratio_to_plain: float
+    peak_memory_mb: int  # of the training process, without its workers
+    device: str
+    command: str
+    commit: str = ""  # see `results.read_commit`; "" where it is unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark(Strict):
+    """A result of others on CIFAR-10's test set, written by hand."""
+
+    who: str
+    source: str = ""  # an address; "" if it is unpublished
+    params: int
+    constraints_kept: str
+    epochs: str
+    test_acc: float
+
+
 def make_identity(
     script: str, parameters: int, recipe: str, dataset: str, split: str, device: str
 ) -> tuple:
-    """See `RunRow.identity`; `recipe` is JSON."""
+    """See `RunRow.identity`: devices round differently, which changes a result as a seed does."""
     place = (model_of(device), *re.findall(r"\d+ processes", device))
     return script, parameters, recipe, dataset, split, place
 
@@ -94,32 +123,30 @@ def list_changes(recipe: Recipe) -> list[str]:
 
 
 def add_rows(results: Path, rows: Sequence[RunRow]) -> None:
-    """Adds rows to runs.csv in the folder `results`, in place of those of the same runs."""
+    """Adds rows to runs.csv in the folder `results`, in place of those of the same runs.
 
-    def replace_rows(present: list[RunRow]) -> list[RunRow]:
-        left = {row.identity: row for row in rows}
-        return [*(left.pop(row.identity, row) for row in present), *left.values()]
-
-    update_rows(results / names.RUNS, RunRow, replace_rows)
+    Of several processes that do so, one waits for the other, so that no row is lost.
+    """
+    path = results / names.RUNS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        merged = {row.identity: row for row in (*read_rows(path, RunRow), *rows)}
+        write_table(path, list(merged.values()))
 
 
 def read_runs(results: Path) -> pd.DataFrame:
-    """runs.csv as a table.
-
-    Two columns are added: `group`, equal for runs that differ in the seed alone, and `place`, the
-    device model.
-    """
+    """runs.csv as a table, see `make_runs_table`."""
     return make_runs_table(read_rows(results / names.RUNS, RunRow))
 
 
 def make_runs_table(rows: Sequence[RunRow]) -> pd.DataFrame:
-    table = as_table(rows)
-    if rows:
-        seedless = [write_recipe(replace(row.settings, seed=0)) for row in rows]
-        parts = ("script", "network", "parameters", "dataset", "split", "teacher")
-        table["group"] = [
-            (*(getattr(row, part) for part in parts), recipe)
-            for row, recipe in zip(rows, seedless, strict=True)
-        ]
-        table["place"] = [model_of(row.device) for row in rows]
+    """A table with the fields of RunRow and two more columns.
+
+    `group` is equal for runs that differ in the seed alone, `place` is the device model.
+    """
+    table = pd.DataFrame(map(asdict, rows), columns=[each.name for each in fields(RunRow)])
+    parts = ["script", "network", "parameters", "dataset", "split", "teacher"]
+    seedless = [write_recipe(replace(row.settings, seed=0)) for row in rows]
+    table["group"] = [*zip(*(table[part] for part in parts), seedless, strict=True)]
+    table["place"] = table.device.map(model_of)
     return table

@@ -1,21 +1,18 @@
 """CSV tables whose columns are the fields of a dataclass, and validation of what files hold."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
-from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from console.errors import UserError
 from console.files import replacing
 
 Row = TypeVar("Row")
-# pydantic's types of errors, in words about a file
-REASONS = {"missing": "missing", "unexpected_keyword_argument": "unknown"}
 
 
 class Strict:
@@ -39,8 +36,7 @@ def validate(kind: type[Row], values: Any) -> Row:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = (f"row {x + 1}" if isinstance(x, int) else str(x) for x in first["loc"])
-        reason = REASONS.get(first["type"], first["msg"])
-        raise ValueError(f"{', '.join(place)}: {reason}") from error
+        raise ValueError(f"{', '.join(place)}: {first['msg']}") from error
 
 
 def as_table(rows: Sequence[Any]) -> pd.DataFrame:
@@ -55,34 +51,28 @@ def write_table(path: Path, rows: Sequence[Any] | pd.DataFrame) -> None:
         table.to_csv(beside, index=False, lineterminator="\n")
 
 
-def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+def read_rows(path: Path, kind: type[Row], rename: dict[str, str] | None = None) -> list[Row]:
     """The rows of a table as instances of `kind`; none if there is no file.
 
-    Text is read as text; fields with a default may be absent or empty.
+    Text is read as text; fields with a default may be absent or empty. Columns may be called by
+    the keys of `rename`.
 
     Raises:
         UserError: a column is missing or unknown, or a value is not of its field's type.
     """
     if not path.exists():
         return []
+    optional = {each.name for each in fields(kind) if each.default is not MISSING}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        optional = {each.name for each in fields(kind) if each.default is not MISSING}
-        for row in rows:
-            for name in optional & row.keys():
-                if row[name] == "":
-                    del row[name]
+            rows = [
+                {
+                    (rename or {}).get(name, name): value
+                    for name, value in row.items()
+                    if value != "" or name not in optional
+                }
+                for row in csv.DictReader(file, strict=True)
+            ]
         return validate(list[kind], rows)
     except (ValueError, csv.Error, OSError) as error:
         raise UserError(f"{path} is unreadable: {error}") from error
-
-
-def update_rows(path: Path, kind: type[Row], change: Callable[[list[Row]], list[Row]]) -> None:
-    """Writes what `change` makes of the rows of a table.
-
-    Of several processes that do so, one waits for the other, so that no row is lost.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        write_table(path, change(read_rows(path, kind)))

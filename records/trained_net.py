@@ -45,12 +45,16 @@ class TrainedNet(Normalised):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes).
-
-        Raises:
-            ValueError: `images` have another shape or type; the message says how to convert them.
-        """
-        _check_images(images)
+        """Logits (B, classes); ValueError if `images` are of another shape or type."""
+        is_tensor = isinstance(images, Tensor) and images.dtype == torch.uint8
+        if not (is_tensor and images.ndim == 4 and images.shape[1:] == (3, IMAGE_SIZE, IMAGE_SIZE)):
+            found = f"{getattr(images, 'dtype', '')} {tuple(getattr(images, 'shape', ()))}"
+            raise ValueError(
+                f"needs a uint8 tensor of shape (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}), RGB pixels 0 "
+                f"to 255, not {type(images).__name__} {found}. From floats 0 to 1: (images * 255)"
+                ".round().to(torch.uint8); another size: torchvision.transforms.functional.resize("
+                f"images, [{IMAGE_SIZE}, {IMAGE_SIZE}]); a batch of one: images[None]"
+            )
         return super().forward(images)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -81,11 +85,8 @@ def load_teacher(
 ) -> tuple[Recipe, TrainedNet | None]:
     """The network in the checkpoint `path`, to teach on `data`, an `inputs.image_data.ImageData`.
 
-    Returns:
-        The recipe with the teacher's fingerprint, and the teacher; None if there is no path.
-
-    Raises:
-        UserError: it has other classes, or was not trained with the same validation images.
+    Returns the recipe with the teacher's fingerprint, and the teacher; UserError if it has other
+    classes, or was not trained with the same validation images.
     """
     if path is None:
         return recipe, None
@@ -99,18 +100,3 @@ def load_teacher(
     print(f"teacher: {path}, {teacher.title}", flush=True)
     recipe = replace(recipe, teacher=teacher.fingerprint)
     return recipe, teacher.to(device, memory_format=torch.channels_last)
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(
-            f"images are {kind}; needs a uint8 tensor, pixels from 0 to 255. For floats from 0 to "
-            "1: (images * 255).round().to(torch.uint8)"
-        )
-    if images.ndim != 4 or images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(
-            f"images of shape {tuple(images.shape)}; needs (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) RGB. "
-            f"torchvision.transforms.functional.resize(images, [{IMAGE_SIZE}, {IMAGE_SIZE}]) gives "
-            "another size, images[None] a batch of one"
-        )

@@ -1,34 +1,26 @@
 """The README's blocks, each made by one function from what a run left in its folder."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from torch import nn
 
 from console.errors import UserError
 from console.files import check_file
-from console.markdown import escaped, row, table
+from console.markdown import escaped, row, table, without_markup
 from constraints.checks import check
 from constraints.tables import count_parameters, layer_table, tally_table
 from constraints.trace import Trace, trace
-from records import names
+from records import names, results, runs
 from records.checkpoints import load_network
-from records.results import (
-    ClassRow,
-    Config,
-    load_best,
-    read_config,
-    read_confusion,
-    read_log,
-)
-from records.runs import read_runs, write_recipe
 from records.tables import read_rows
-from report.evidence import bench_table, format_mean, held_out_table, published_table, time_table
-from report.markdown import format_count, image
-from report.pictures import tile_caption
+from report import evidence
+from report.pictures import read_caption
 
 
 @dataclass(frozen=True)
@@ -42,16 +34,17 @@ class FinishedRun:
     readme_folder: Path
 
     @cached_property
-    def config(self) -> Config:
-        return read_config(self.results)
+    def config(self) -> results.Config:
+        return results.read_config(self.results)
 
     @cached_property
     def log(self) -> pd.DataFrame:
-        return read_log(self.results)
+        return results.read_log(self.results)
 
     @cached_property
     def network(self) -> nn.Module:
-        return load_network(load_best(self.results, self.config), self.results / names.BEST)
+        best = results.load_best(self.results, self.config)
+        return load_network(best, self.results / names.BEST)
 
     @cached_property
     def traced(self) -> Trace:
@@ -63,32 +56,43 @@ class FinishedRun:
         return names.SPLITS[self.config.split]
 
     def image(self, name: Path, alt: str, width: int) -> str:
-        return image(self.results / name, self.readme_folder, alt, width)
+        """An `<img>` of a picture of the run."""
+        path = check_file(self.results / name).resolve()
+        try:
+            url = quote(Path(os.path.relpath(path, self.readme_folder)).as_posix())
+        except ValueError as error:  # on Windows
+            raise UserError(f"{path} is on another drive than the README: {error}") from error
+        text = without_markup(alt).replace('"', "&quot;")
+        return f'<img src="{url}" alt="{text}" width="{width}">'
 
 
-def headline(run: FinishedRun) -> str:
+def format_count(count: int, noun: str) -> str:
+    """ "1 epoch", "3 epochs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_headline(run: FinishedRun) -> str:
     """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
     config, log = run.config, run.log
-    runs, accuracies, count = read_runs(run.results), pd.Series([log.eval_acc.iloc[-1]]), 1
-    if not runs.empty:
-        own = runs[(runs.recipe == write_recipe(config.recipe)) & (runs.command == config.command)]
-        same = runs[runs.group.isin(own.group)]
-        if not same.empty:
-            accuracies, count = same.accuracy, same.seed.nunique()
+    known, recipe = runs.read_runs(run.results), runs.write_recipe(config.recipe)
+    own = known[(known.recipe == recipe) & (known.command == config.command)]
+    same = known[known.group.isin(own.group)]
+    accuracies = log.eval_acc[-1:] if same.empty else same.accuracy
+    count = max(1, same.seed.nunique())
     seeds = format_count(count, "seed")
     minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
     if len(accuracies) > 1:
         minutes += f" (seed {config.recipe.seed})"
     cells = (
         f"**{config.parameters:,}**",
-        f"**{format_mean(accuracies)} %** (last epoch, {seeds})",
+        f"**{evidence.format_mean(accuracies)} %** (last epoch, {seeds})",
         escaped(config.dataset),
         f"{format_count(len(log), 'epoch')} in {minutes}",
     )
     return table(("parameters", f"{run.evaluated} accuracy", "data set", "training"), [cells])
 
 
-def results_table(run: FinishedRun) -> str:
+def format_results(run: FinishedRun) -> str:
     config, log = run.config, run.log
     accuracy, loss = log.eval_acc, log.eval_loss
     last, best, lowest = len(log) - 1, accuracy.idxmax(), loss.idxmin()
@@ -109,17 +113,9 @@ def results_table(run: FinishedRun) -> str:
     return table(("figure", "value"), rows.items())
 
 
-def plots(run: FinishedRun) -> str:
-    accuracy = run.image(names.ACCURACY_CURVES, "Accuracy by epoch", 400)
-    loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
-    confusion = run.image(names.CONFUSION_PLOT, "Confusion matrix", 400)
-    check_confusion(run)
-    return f"{accuracy} {loss}\n\n{confusion}"
-
-
-def check_confusion(run: FinishedRun) -> None:
-    """Raises UserError if the confusion matrix has another accuracy than the log's best epoch."""
-    counts, logged = read_confusion(run.results).to_numpy(), run.log.eval_acc
+def format_plots(run: FinishedRun) -> str:
+    """Curves and confusion matrix; UserError if that is not of the log's best epoch."""
+    counts, logged = results.read_confusion(run.results).to_numpy(), run.log.eval_acc
     accuracy = 100 * counts.trace() / counts.sum()
     # a device may round logits otherwise the second time, and so decide an image otherwise
     if not abs(accuracy - logged.max()) <= 0.1 + 100 / counts.sum():
@@ -127,23 +123,28 @@ def check_confusion(run: FinishedRun) -> None:
             f"{run.results / names.CONFUSION_MATRIX} has an accuracy of {accuracy:.2f} %, and "
             f"{names.TRAIN_LOG} a best one of {logged.max():.2f} %; they are of different runs"
         )
+    accuracy = run.image(names.ACCURACY_CURVES, "Accuracy by epoch", 400)
+    loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
+    return f"{accuracy} {loss}\n\n{run.image(names.CONFUSION_PLOT, 'Confusion matrix', 400)}"
 
 
-def class_table(run: FinishedRun) -> str:
+def format_classes(run: FinishedRun) -> str:
     rows = []
-    for each in read_rows(check_file(run.results / names.CLASS_REPORT), ClassRow):
+    for each in read_rows(check_file(run.results / names.CLASS_REPORT), results.ClassRow):
         figures = (f"{figure:.1f} %" for figure in (each.precision, each.recall, each.f1))
         rows.append((escaped(each.name), *figures, f"{each.images:,}"))
     return table(("class", "precision:", "recall:", "F1:", "images:"), rows)
 
 
-def tile_gallery(run: FinishedRun) -> str:
+def format_gallery(run: FinishedRun) -> str:
     """Tiles with their class, then grids of more images."""
     augmented = min(names.TILES, run.config.recipe.batch_size, run.config.train_images)
     evaluated = min(names.TILES, run.config.test_images)
     tables = (
-        f"{run.evaluated.capitalize()} images:\n\n{_tiles(run, names.TEST_TILES, evaluated)}",
-        f"Training images, augmented:\n\n{_tiles(run, names.AUGMENTED_TILES, augmented)}",
+        f"{run.evaluated.capitalize()} images:",
+        _format_tiles(run, names.TEST_TILES, evaluated),
+        "Training images, augmented:",
+        _format_tiles(run, names.AUGMENTED_TILES, augmented),
     )
     grids = (
         run.image(names.TEST_GRID, "More images, wrong predictions in red", 640),
@@ -153,22 +154,18 @@ def tile_gallery(run: FinishedRun) -> str:
     return "\n\n".join((*tables, *grids))
 
 
-def _tiles(run: FinishedRun, folder: Path, count: int) -> str:
+def _format_tiles(run: FinishedRun, folder: Path, count: int) -> str:
     paths = names.tiles(run.results / folder)
     if len(paths) < count:
         raise UserError(
             f"{run.results / folder} has {len(paths)} tiles of {count}; train.py writes them"
         )
-    captions = [tile_caption(path) for path in paths]
-    images = [
-        run.image(folder / path.name, caption, 96)
-        for path, caption in zip(paths, captions, strict=True)
-    ]
-    rule = "|".join([":---:"] * len(paths))
-    return f"{row(*map(escaped, captions))}\n|{rule}|\n{row(*images)}"
+    captions = row(*(escaped(read_caption(path)) for path in paths))
+    images = row(*(run.image(folder / path.name, read_caption(path), 96) for path in paths))
+    return f"{captions}\n|{'|'.join([':---:'] * len(paths))}|\n{images}"
 
 
-def visualization(run: FinishedRun) -> str:
+def format_visualization(run: FinishedRun) -> str:
     text = (
         "Look at the augmentation before training:\n\n"
         "```bash\npython visualize_augmentations.py --save "
@@ -180,7 +177,7 @@ def visualization(run: FinishedRun) -> str:
     return text
 
 
-def constraints(run: FinishedRun) -> str:
+def format_constraints(run: FinishedRun) -> str:
     rows = (
         (each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
         for each in check(run.traced)
@@ -188,32 +185,32 @@ def constraints(run: FinishedRun) -> str:
     return table(("constraint", "kept", "found in the network"), rows)
 
 
-def model_summary(run: FinishedRun) -> str:
+def format_summary(run: FinishedRun) -> str:
     return (
         f"<details>\n<summary>{count_parameters(run.network):,} trainable parameters, layer by "
         f"layer</summary>\n\n```text\n{layer_table(run.network)}\n```\n\n</details>"
     )
 
 
-def network_pictures(run: FinishedRun) -> str:
+def format_network(run: FinishedRun) -> str:
     blocks = run.image(names.BLOCK_DIAGRAM, "The network's layers by block", 830)
     alt = "Receptive field after each layer, and effective receptive field"
     return f"{blocks}\n\n{run.image(names.RECEPTIVE_FIELD, alt, 830)}"
 
 
 BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
-    "HEADLINE": headline,
-    "RESULTS": results_table,
-    "RECIPES": lambda run: published_table(run.results),
-    "ABLATION": lambda run: held_out_table(run.results),
-    "PLOTS": plots,
-    "CLASSES": class_table,
-    "TILE_GALLERY": tile_gallery,
-    "VISUALIZATION": visualization,
-    "NETWORK": network_pictures,
-    "CONSTRAINTS": constraints,
+    "HEADLINE": format_headline,
+    "RESULTS": format_results,
+    "RECIPES": lambda run: evidence.format_published(run.results),
+    "ABLATION": lambda run: evidence.format_held_out(run.results),
+    "PLOTS": format_plots,
+    "CLASSES": format_classes,
+    "TILE_GALLERY": format_gallery,
+    "VISUALIZATION": format_visualization,
+    "NETWORK": format_network,
+    "CONSTRAINTS": format_constraints,
     "RF": lambda run: tally_table(run.traced),
-    "MODEL_SUMMARY": model_summary,
-    "BENCH": lambda run: bench_table(run.results),
-    "TIME_TO_85": lambda run: time_table(run.results),
+    "MODEL_SUMMARY": format_summary,
+    "BENCH": lambda run: evidence.format_bench(run.results),
+    "TIME_TO_85": lambda run: evidence.format_times(run.results),
 }

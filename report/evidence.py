@@ -7,24 +7,24 @@ import pandas as pd
 
 from console.markdown import escaped, table
 from records import names
-from records.marks import BenchRow, Mark
-from records.runs import PLAIN_SCRIPT, list_changes, read_recipe, read_runs
+from records.results import read_config, read_log
+from records.runs import PLAIN_SCRIPT, BenchRow, Mark, list_changes, read_recipe, read_runs
 from records.tables import read_rows
+from report.pictures import draw_comparison
 
 TARGET = 85  # test accuracy in percent that the assignment asks for
 COMPARISON = ("recipe", "epochs:", "accuracy (%):", "difference:", "loss:", "difference:", "runs:")
 
 
-def published_table(results: Path) -> str | None:
+def format_published(results: Path) -> str | None:
     """The runs on the test set, a row for each recipe with its seeds, and results of others."""
     runs = read_runs(results)
+    runs = runs[(runs.split == "test") & (runs.script != PLAIN_SCRIPT)]
     if runs.empty:
         return None
-    runs = runs[(runs.split == "test") & (runs.script != PLAIN_SCRIPT)]
     cells = []
-    for _, group in runs.sort_values(["parameters", "epochs"], kind="stable").groupby(
-        "group", sort=False
-    ):
+    runs = runs.sort_values(["parameters", "epochs"], kind="stable")
+    for _, group in runs.groupby("group", sort=False):
         run = group.iloc[0]
         accuracy, kept = format_mean(group.accuracy), run.constraints_kept or "not recorded"
         name = f"**{escaped(name_group(run))}**"
@@ -48,12 +48,12 @@ def name_group(run: pd.Series) -> str:
     return ", ".join(parts)
 
 
-def held_out_table(results: Path) -> str | None:
+def format_held_out(results: Path) -> str | None:
     """The runs on held-out images: each recipe against the one of the same length first in it."""
     runs = read_runs(results)
-    if runs.empty or "val" not in set(runs.split):
-        return None
     runs = runs[runs.split == "val"].sort_values(["network", "epochs"], kind="stable")
+    if runs.empty:
+        return None
     compared = []
     for _, same in runs.groupby(["network", "epochs", "dataset"], sort=False):
         recipes = [group for _, group in same.groupby("group", sort=False)]
@@ -62,7 +62,7 @@ def held_out_table(results: Path) -> str | None:
     return table(COMPARISON, compared)
 
 
-def sweep_table(runs: pd.DataFrame) -> str:
+def format_sweep(runs: pd.DataFrame) -> str:
     """These runs: each recipe against the one of the first run."""
     recipes = [group for _, group in runs.groupby("group", sort=False)]
     return table(COMPARISON, compare_with_first(recipes))
@@ -87,7 +87,7 @@ def compare_with_first(recipes: Sequence[pd.DataFrame]) -> list[tuple]:
     return cells
 
 
-def bench_table(results: Path) -> str | None:
+def format_bench(results: Path) -> str | None:
     """What experiments.bench measured."""
     rows = read_rows(results / names.BENCH, BenchRow)
     if not rows:
@@ -108,11 +108,9 @@ def bench_table(results: Path) -> str | None:
     return f"{figures}\n\n`{rows[0].command}` on {escaped(rows[0].device)}."
 
 
-def time_table(results: Path) -> str | None:
+def format_times(results: Path) -> str | None:
     """The time to TARGET, where train.py and the plain script have run on one device."""
     runs = read_runs(results)
-    if runs.empty:
-        return None
     runs = runs[(runs.split == "test") & runs.seconds.notna()]
     tables = []
     for (dataset, device), same in runs.groupby(["dataset", "device"], sort=False):
@@ -132,6 +130,28 @@ def time_table(results: Path) -> str | None:
         figures = table((*titles, "minutes:", "x shortest:"), cells)
         tables.append(f"{figures}\n\nOn {escaped(dataset)}, {escaped(device)}.")
     return "\n\n".join(tables) or None
+
+
+def compare_runs(runs: list[Path], picture: Path) -> str:
+    """A Markdown table of the runs in these folders; draws their accuracies at `picture`."""
+    rows, logs = [], {}
+    for folder in dict.fromkeys(runs):
+        config, log = read_config(folder), read_log(folder)
+        images = names.SPLITS[config.split]
+        accuracy, logs[f"{folder} ({images})"] = log.eval_acc, log
+        figures = (
+            f"{config.parameters:,}",
+            len(log),
+            f"{accuracy.iloc[-1]:.2f} %",
+            f"{accuracy.max():.2f} %",
+            f"{images} images of {escaped(config.dataset)}",
+            f"{log.seconds.sum() / 60:.1f} min",
+        )
+        rows.append((escaped(str(folder)), *figures, escaped(config.command)))
+    draw_comparison(logs, picture)
+    titles = ("parameters:", "epochs:", "last accuracy:", "best accuracy:", "on", "time:")
+    figures = table(("run", *titles, "command"), rows)
+    return f"{figures}\n\nTheir accuracy by epoch is drawn in {picture}."
 
 
 def format_mean(values: pd.Series, form: str = ".2f") -> str:

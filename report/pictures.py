@@ -4,7 +4,8 @@ The functions write PNG files; those whose picture TensorBoard shows too return 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,42 +38,42 @@ def draw_curves(log: pd.DataFrame, split: str, out: Path) -> None:
         (names.ACCURACY_CURVES, "acc", "top-1 accuracy (%)"),
         (names.LOSS_CURVES, "loss", "cross-entropy"),
     ):
-        axes = _curve_axes(xlabel="epoch", ylabel=ylabel)
-        style = {"marker": ".", "color": TRAIN_COLOR}
-        axes.plot(log.epoch, log[f"train_{column}"], label="train (augmented)", **style)
-        style["color"] = EVALUATED_COLOR
-        axes.plot(log.epoch, log[f"eval_{column}"], label=names.SPLITS[split], **style)
-        _save_curves(axes, out / path)
+        with curve_axes(out / path, ylabel=ylabel) as axes:
+            train, evaluated = log[f"train_{column}"], log[f"eval_{column}"]
+            axes.plot(log.epoch, train, ".-", color=TRAIN_COLOR, label="train (augmented)")
+            axes.plot(log.epoch, evaluated, ".-", color=EVALUATED_COLOR, label=names.SPLITS[split])
 
 
 def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
     """The accuracy of several runs by epoch, by the label of each."""
-    axes = _curve_axes(size=(7, 4.5), xlabel="epoch", ylabel="top-1 accuracy (%)")
-    for label, log in logs.items():
-        axes.plot(log.epoch, log.eval_acc, marker=".", label=label.replace("$", r"\$"))
-    _save_curves(axes, path)
-
-
-def _curve_axes(size: tuple[float, float] = (6, 4), **labels: str) -> Axes:
-    axes = Figure(figsize=size, dpi=DPI).add_axes([0.12, 0.12, 0.86, 0.82], **labels)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    return axes
-
-
-def _save_curves(axes: Axes, path: Path) -> None:
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save(axes.figure, path)
+    with curve_axes(path, (7, 4.5), ylabel="top-1 accuracy (%)") as axes:
+        for label, log in logs.items():
+            axes.plot(log.epoch, log.eval_acc, ".-", label=label.replace("$", r"\$"))
 
 
 def draw_range_test(
     rates: Sequence[float], losses: Sequence[float], steepest: float, path: Path
 ) -> None:
     """The smoothed loss against the learning rate, with a line where it fell fastest."""
-    axes = _curve_axes(xlabel="--lr, per image of a batch", ylabel="smoothed cross-entropy")
-    axes.semilogx(rates, losses, color=EVALUATED_COLOR)
-    axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=f"steepest at {steepest:.1g}")
-    _save_curves(axes, path)
+    labels = {"xlabel": "--lr, per image of a batch", "ylabel": "smoothed cross-entropy"}
+    with curve_axes(path, **labels) as axes:
+        axes.semilogx(rates, losses, color=EVALUATED_COLOR)
+        label = f"steepest at {steepest:.1g}"
+        axes.axvline(steepest, color=TRAIN_COLOR, linestyle="--", label=label)
+
+
+@contextmanager
+def curve_axes(
+    path: Path, size: tuple[float, float] = (6, 4), xlabel: str = "epoch", **labels: str
+) -> Iterator[Axes]:
+    """Axes to plot curves in, which are written to `path` at the end."""
+    figure = Figure(figsize=size, dpi=DPI)
+    axes = figure.add_axes([0.12, 0.12, 0.86, 0.82], xlabel=xlabel, **labels)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    yield axes
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path: Path) -> Figure:
@@ -83,7 +84,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str, path:
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="% of the true class")
     if len(classes) <= ANNOTATED_CLASSES:
-        labels = [shortened(name) for name in classes]
+        labels = [shorten(name) for name in classes]
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", parse_math=False)
         axes.set_yticks(range(len(labels)), labels, parse_math=False)
         for (row, column), value in np.ndenumerate(percent):
@@ -121,7 +122,7 @@ def draw_grid(
         canvas[top : top + side, left : left + side] = enlarged
         style = {"size": 8, "color": colors[index] if colors else RIGHT_COLOR}
         x, y = (left + side / 2) / width, 1 - (top - 4) / height
-        figure.text(x, y, shortened(title), ha="center", parse_math=False, **style)
+        figure.text(x, y, shorten(title), ha="center", parse_math=False, **style)
     figure.figimage(canvas)
     return save(figure, path)
 
@@ -130,17 +131,14 @@ def draw_predictions(
     images: np.ndarray, true: Sequence[str], predicted: Sequence[str], caption: str, path: Path
 ) -> Figure:
     """A grid of images with the titles that TITLES explains."""
-    pairs = list(zip(true, predicted, strict=True))
-    titles = [t if t == p else _title(p, t) for t, p in pairs]
-    colors = [RIGHT_COLOR if t == p else WRONG_COLOR for t, p in pairs]
+    titles, colors = [], []
+    for label, prediction in zip(true, predicted, strict=True):
+        title = label if label == prediction else f"{prediction}, label {label}"
+        if len(title) > TITLE_LENGTH and label != prediction:  # so that a part of both is seen
+            title = f"{shorten(prediction, 9)}, label {shorten(label, 9)}"
+        titles.append(title)
+        colors.append(RIGHT_COLOR if label == prediction else WRONG_COLOR)
     return draw_grid(images, titles, GRID_COLUMNS, caption, path, colors)
-
-
-def _title(predicted: str, true: str) -> str:
-    title = f"{predicted}, label {true}"
-    if len(title) > TITLE_LENGTH:  # so that a part of both names is seen
-        title = f"{shortened(predicted, 9)}, label {shortened(true, 9)}"
-    return title
 
 
 def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> None:
@@ -160,13 +158,13 @@ def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> No
             tile.save(path, pnginfo=text)
 
 
-def tile_caption(path: Path) -> str:
+def read_caption(path: Path) -> str:
     """The caption of a tile that `write_tiles` wrote; "" if the file has none."""
     with Image.open(path) as image:
         return str(image.info.get(TITLE, ""))
 
 
-def shortened(text: str, length: int = TITLE_LENGTH) -> str:
+def shorten(text: str, length: int = TITLE_LENGTH) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 

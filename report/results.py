@@ -1,43 +1,72 @@
-"""Tables and pictures of a run that has just finished."""
+"""What a training run prints, and the tables and pictures that it leaves at its end."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn import metrics
 from torch import Tensor
 
-from console.errors import UserError, print_error
+from console.errors import UserError, join_command, print_error
 from constraints.pictures import draw_network
 from constraints.trace import Trace
 from model import Normalised
+from recipe import Recipe
 from records import names
 from records.checkpoints import load_weights
-from records.results import ClassRow, write_confusion
+from records.results import ClassRow, LogRow, find_best, write_confusion
 from records.run import Run
 from records.tables import as_table, write_table
-from report import pictures
-from report.activation_map import class_maps, draw_maps, effective_receptive_field
+from report import activation_map, pictures
 
 MISTAKES = 12  # in the grid, each with two maps
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """Images uint8 (N, 32, 32, 3), and what a network made of them."""
+def print_start(run: Run) -> None:
+    print(f"learning rate: {explain_peak(run.config.recipe)}", flush=True)
+    if run.log:
+        print(f"resumed after epoch {len(run.log)} of {run.config.recipe.epochs}", flush=True)
 
-    images: np.ndarray
-    labels: np.ndarray  # int64 (N,)
-    probabilities: np.ndarray  # (N, classes)
-    classes: np.ndarray  # their names
-    kind: str  # "test" or "validation"
 
-    @property
-    def predictions(self) -> np.ndarray:
-        return self.probabilities.argmax(1)
+def print_epoch(row: LogRow, run: Run) -> None:
+    epochs = run.config.recipe.epochs
+    print(
+        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  "
+        f"train loss {row.train_loss:.4f} acc {row.train_acc:5.2f} %  "
+        f"{run.config.split} loss {row.eval_loss:.4f} acc {row.eval_acc:5.2f} %  "
+        f"{row.seconds:.1f} s, {row.images_per_second:,.0f} images/s"
+        f"{'  best' if find_best(run.log) is row else ''}",
+        flush=True,
+    )
+    guessing = math.log(len(run.config.classes))  # the loss of equal probabilities
+    if row.train_loss > 1.2 * guessing:  # an untrained network is somewhat above it
+        print_error(
+            f"warning: the training loss, {row.train_loss:.4g}, is above that of guessing, "
+            f"{guessing:.4g}. The learning rate {explain_peak(run.config.recipe)}; try a lower --lr"
+        )
+
+
+def explain_peak(recipe: Recipe) -> str:
+    lr, size = recipe.lr_per_image, recipe.batch_size
+    return f"peaks at {recipe.peak_lr:g} (--lr {lr:g} x --batch-size {size})"
+
+
+def print_summary(run: Run) -> None:
+    last, best = run.log[-1], find_best(run.log)
+    minutes, seconds = divmod(round(sum(row.seconds for row in run.log)), 60)
+    print(
+        f"{names.SPLITS[run.config.split]} accuracy: last {last.eval_acc:.2f} % (epoch "
+        f"{last.epoch}), best {best.eval_acc:.2f} % (epoch {best.epoch}); "
+        f"{minutes} min {seconds} s of training; pictures in {run.out / names.PLOTS}"
+    )
+    command = ["python", "update_readme.py"]
+    if run.out != names.RESULTS:
+        tiles = run.out / names.TEST_TILES
+        command = ["python", "predict.py", "--checkpoint", run.out / names.BEST, tiles]
+    print(f"next: {join_command(command)}")
 
 
 def draw_results(
@@ -58,27 +87,30 @@ def draw_results(
     Returns:
         The pictures that TensorBoard shows too, by name.
     """
-    out, kind = run.out, names.SPLITS[data.split]
+    out, kind, classes = run.out, names.SPLITS[data.split], np.array(data.classes)
     load_weights(forward.network, run.best, out / names.BEST)
     test_images = torch.from_numpy(data.test_images).permute(0, 3, 1, 2)
     probabilities = forward.logits(test_images).softmax(1).numpy()
-    evaluated = Evaluated(
-        data.test_images, data.test_labels, probabilities, np.array(data.classes), kind
-    )
-    counts = confusion_matrix(
-        data.test_labels, evaluated.predictions, labels=range(len(data.classes))
-    )
+    predictions = probabilities.argmax(1)
+    counts = metrics.confusion_matrix(data.test_labels, predictions, labels=range(len(classes)))
     write_confusion(out, counts, data.classes)
-    write_class_report(out, data.test_labels, evaluated.predictions, data.classes)
+    write_class_report(out, data.test_labels, predictions, data.classes)
+    pictures.draw_curves(as_table(run.log), data.split, out)
+
+    shown = np.random.default_rng(0).permutation(len(data.test_labels))[: pictures.GRID_IMAGES]
+    images, true = data.test_images[shown], classes[data.test_labels[shown]]
+    title = f"{kind.capitalize()} images and their class; wrong predictions in red: "
+    pictures.draw_predictions(
+        images, true, classes[predictions[shown]], title + pictures.TITLES, out / names.TEST_GRID
+    )
+    tiles = slice(names.TILES)
+    pictures.write_tiles(images[tiles], true[tiles], out / names.TEST_TILES)
+    has_maps = _draw_network(out, forward, traced, test_images[:256], images[0])
     accuracy = 100 * counts.trace() / counts.sum()
     title = f"{kind} accuracy {accuracy:.2f} %, epoch {run.best.epoch}"
-    pictures.draw_curves(as_table(run.log), data.split, out)
-    shown = np.random.default_rng(0).permutation(len(data.test_labels))[: pictures.GRID_IMAGES]
-    _draw_samples(out, evaluated, shown)
-    has_maps = _draw_network(out, forward, traced, test_images, data.test_images[shown[0]])
     return {
         "cm": pictures.draw_confusion(counts, data.classes, title, out / names.CONFUSION_PLOT),
-        "misclassified_grid": _draw_mistakes(out, forward, evaluated, has_maps),
+        "misclassified_grid": _draw_mistakes(out, forward, data, probabilities, has_maps),
         "augmented_samples_grid": _draw_augmented(out, data.classes, first_batch),
     }
 
@@ -89,8 +121,8 @@ def _draw_network(
     """Blocks and receptive field; returns whether the network has class activation maps."""
     effective = None
     try:
-        normalised = forward.normalise(images[:256].to(forward.scale.device))
-        effective = effective_receptive_field(forward.network, normalised)
+        normalised = forward.normalise(images.to(forward.scale.device))
+        effective = activation_map.effective_receptive_field(forward.network, normalised)
     except UserError as error:
         print_error(f"{error}; the pictures do without such maps")
     blocks, receptive_field = draw_network(traced, background, effective)
@@ -99,46 +131,33 @@ def _draw_network(
     return effective is not None
 
 
-def _draw_samples(out: Path, evaluated: Evaluated, shown: np.ndarray) -> None:
-    """The images `shown`: a grid with their predictions, and a few tiles."""
-    true = evaluated.classes[evaluated.labels]
-    predicted = evaluated.classes[evaluated.predictions]
-    caption = (
-        f"{evaluated.kind.capitalize()} images and their class; wrong predictions in red: "
-        f"{pictures.TITLES}"
-    )
-    pictures.draw_predictions(
-        evaluated.images[shown], true[shown], predicted[shown], caption, out / names.TEST_GRID
-    )
-    tiles = shown[: names.TILES]
-    pictures.write_tiles(evaluated.images[tiles], true[tiles], out / names.TEST_TILES)
-
-
-def _draw_mistakes(out: Path, forward: Normalised, evaluated: Evaluated, has_maps: bool) -> Figure:
+def _draw_mistakes(
+    out: Path, forward: Normalised, data, probabilities: np.ndarray, has_maps: bool
+) -> Figure:
     """The most confident mistakes, with the activation maps of prediction and label."""
-    labels, predictions = evaluated.labels, evaluated.predictions
-    most_confident = np.argsort(-evaluated.probabilities.max(1), kind="stable")
+    labels, predictions = data.test_labels, probabilities.argmax(1)
+    most_confident = np.argsort(-probabilities.max(1), kind="stable")
     mistakes = most_confident[(labels != predictions)[most_confident]]
     caption = (
-        f"The most confident of {len(mistakes):,} mistakes on {len(labels):,} {evaluated.kind} "
-        "images; "
+        f"The most confident of {len(mistakes):,} mistakes on {len(labels):,} "
+        f"{names.SPLITS[data.split]} images; "
     )
-    grid, names_of = out / names.MISTAKES_GRID, evaluated.classes
+    grid, classes = out / names.MISTAKES_GRID, np.array(data.classes)
+    shown = mistakes[: MISTAKES if has_maps else pictures.GRID_IMAGES]
+    images, pairs = data.test_images[shown], np.stack([predictions, labels], 1)[shown]
     if not has_maps or not len(mistakes):
-        shown = mistakes[: pictures.GRID_IMAGES]
-        true, predicted = names_of[labels[shown]], names_of[predictions[shown]]
-        caption += pictures.TITLES
-        return pictures.draw_predictions(evaluated.images[shown], true, predicted, caption, grid)
-    shown = mistakes[:MISTAKES]
-    images, classes = evaluated.images[shown], np.stack([predictions, labels], 1)[shown]
+        predicted, true = classes[pairs].T
+        return pictures.draw_predictions(images, true, predicted, caption + pictures.TITLES, grid)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(forward.scale.device)
-    maps = class_maps(forward.network, forward.normalise(batch), torch.from_numpy(classes))
+    maps = activation_map.class_maps(
+        forward.network, forward.normalise(batch), torch.from_numpy(pairs)
+    )
     titles = [
-        [f"{names_of[label]} {100 * values[label]:.1f} %" for label in pair]
-        for pair, values in zip(classes, evaluated.probabilities[shown], strict=True)
+        [f"{classes[label]} {100 * values[label]:.1f} %" for label in pair]
+        for pair, values in zip(pairs, probabilities[shown], strict=True)
     ]
     caption += "activation maps: prediction (red), label"
-    return draw_maps(images, maps, titles, caption, grid, 2, pictures.WRONG_COLOR)
+    return activation_map.draw_maps(images, maps, titles, caption, grid, 2, pictures.WRONG_COLOR)
 
 
 def _draw_augmented(
@@ -158,7 +177,7 @@ def write_class_report(
     out: Path, labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
 ) -> None:
     """Writes precision, recall and F1 of each class, from int64 (N,) labels and predictions."""
-    figures = precision_recall_fscore_support(
+    figures = metrics.precision_recall_fscore_support(
         labels, predictions, labels=range(len(classes)), zero_division=0
     )
     rows = [

@@ -13,9 +13,7 @@ from records.results import LogRow
 class Board:
     """Writes the figures of each epoch, and the run's pictures at its end; nothing before that.
 
-    Args:
-        out: the folder of the run.
-        epochs: the number of epochs before a resume; what was written for later ones is replaced.
+    `epochs` were finished before a resume: what was written for later ones is replaced.
     """
 
     def __init__(self, out: Path, epochs: int):
@@ -26,17 +24,11 @@ class Board:
         return SummaryWriter(str(self.out / names.TENSORBOARD), purge_step=self.epochs + 1)
 
     def add_epoch(self, row: LogRow, split: str) -> None:
-        figures = {
-            "loss/train": row.train_loss,
-            "acc/train": row.train_acc,
-            f"loss/{split}": row.eval_loss,
-            f"acc/{split}": row.eval_acc,
-            "lr": row.lr,
-            "seconds": row.seconds,
-            "images_per_second": row.images_per_second,
-        }
-        for name, value in figures.items():
-            self.writer.add_scalar(name, value, row.epoch)
+        figures = {field: value for field, value in vars(row).items() if field != "epoch"}
+        for field, value in figures.items():
+            side, _, figure = field.partition("_")
+            tag = {"train": f"{figure}/train", "eval": f"{figure}/{split}"}.get(side, field)
+            self.writer.add_scalar(tag, value, row.epoch)
         self.writer.flush()
 
     def add_figures(self, figures: dict[str, Figure], epoch: int) -> None:

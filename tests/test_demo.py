@@ -1,26 +1,22 @@
 """The page in demo/, in a real browser: it says what predict.py says, of any network."""
 
+import base64
+import functools
+import http.server
 import json
 import shutil
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import PIL
 import pytest
-from in_browser import (
-    MODULES,
-    PUBLISHED,
-    assemble,
-    axe_violations,
-    opened,
-    predicted,
-    sample,
-    served,
-    shown,
-)
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from runs import HOSTILE_NAMES, REPO, run_script
 
+MODULES = REPO / "demo" / "node_modules"
+PUBLISHED = REPO / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 REPOSITORY = "https://example.org/someone/something"
 
@@ -32,6 +28,78 @@ pytestmark = [
         reason="npm install --no-package-lock --prefix demo was not run",
     ),
 ]
+
+
+# ---- to serve the page, open it, read it, and ask predict.py
+
+
+@contextmanager
+def served(folder):
+    """The address of a folder as a plain file server serves it."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def assemble(root, run, *flags):
+    """The folder of the page, for the network of the run in the folder `run`."""
+    paths = ("--checkpoint", run / "best.pt", "--out", root / "net.onnx", "--page", root / "site")
+    outcome = run_script("export", *paths, *flags)
+    assert (outcome.status, outcome.err) == (0, "")
+    return root / "site"
+
+
+@contextmanager
+def opened(browser, address, before=lambda page: None, **context):
+    """The page at `address`; it must ask nobody else for anything, and throw nothing."""
+    page = browser.new_page(**context)
+    before(page)
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    yield page
+    page.close()
+    own = (address.removesuffix("index.html"), "blob:", "data:")
+    assert [url for url in requests if not url.startswith(own)] == []
+    assert errors == []
+
+
+def shown(page, name: str) -> dict[str, str]:
+    """The probabilities, once the page shows those of the image `name`."""
+    expect(page.locator("#latency")).to_contain_text(f"{name}: ", timeout=30_000)
+    items = page.locator("#probabilities li").all()
+    found = {
+        i.locator("span").first.text_content(): i.locator(".percent").inner_text() for i in items
+    }
+    first = next(iter(found))
+    expect(page.locator("#verdict")).to_have_text(f"{first}, {found[first]}")
+    return found
+
+
+def predicted(path, run=PUBLISHED) -> dict[str, str]:
+    flags = ("--checkpoint", run / "best.pt", "--json", "--top", 5)
+    (line,) = run_script("predict", *flags, path).out.splitlines()
+    found = json.loads(line)["predictions"]
+    return {each["class"]: f"{100 * each['probability']:.1f} %" for each in found}
+
+
+def sample(site, index: int, path):
+    """A sample of the page, saved as a file."""
+    url = json.loads((site / "net.json").read_text())["samples"][index]["image"]
+    path.write_bytes(base64.b64decode(url.partition(",")[2]))
+    return path
+
+
+def axe_violations(page) -> list[str]:
+    page.evaluate((MODULES / "axe-core" / "axe.min.js").read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    return [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
+
+
+# ---- the page
 
 
 @pytest.fixture(scope="module")
@@ -120,35 +188,12 @@ def test_by_keyboard_alone(page, site, tmp_path):
     assert page.locator("[aria-pressed=true] img").get_attribute("alt") == "Sample image of a frog"
 
 
-def test_an_image_that_arrives_after_a_later_one_is_dropped(page):
-    shown(page, "truck")
-    page.evaluate(
-        """() => {
-          const image = fetch(find("#samples img").src).then((response) => response.blob());
-          const late = new Promise((done) => setTimeout(() => done(image), 500));
-          window.dropped = show(late, "late");
-        }"""
-    )
-    page.locator("#samples button").nth(2).click()
-    shown(page, "Sample image of a frog")
-    page.evaluate("dropped")
-    shown(page, "Sample image of a frog")
-
-
 def unsure_image(site, folder):
     """A blend of two samples, of which the network is not sure."""
     samples = [sample(site, index, folder / f"{index}.png") for index in (3, 4)]
     Image.blend(*map(Image.open, samples), 0.5).save(folder / "blend.png")
     assert float(next(iter(predicted(folder / "blend.png").values()))[:-2]) < 50
     return folder / "blend.png"
-
-
-def test_a_low_probability_gets_a_note(page, site, tmp_path):
-    assert float(next(iter(shown(page, "truck").values()))[:-2]) > 50
-    assert page.is_hidden("#unsure")
-    page.set_input_files("#file", unsure_image(site, tmp_path))
-    shown(page, "blend.png")
-    assert page.is_visible("#unsure")
 
 
 def test_a_file_that_is_no_image_is_reported(page, tmp_path):
@@ -171,71 +216,40 @@ def test_what_the_page_says_of_the_published_network(page):
     assert page.get_by_role("main").count() == page.get_by_role("contentinfo").count() == 1
 
 
-def test_articles(page):
-    nouns = ["airplane", "truck", "8", "18", "80", "1", "unicorn", "umbrella"]
-    articles = page.evaluate("(nouns) => nouns.map(article)", nouns)
-    assert articles == ["an", "a", "an", "an", "an", "a", "a", "an"]
-
-
-@pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("digits") / "run"
-    flags = ("--model", "ResidualNet", "--width", 0.2, "--epochs", 1, "--limit-train", 256)
-    assert run_script("train", "--dataset", "digits", *flags, "--out", out).status == 0
-    return out
-
-
-@pytest.mark.parametrize("kind", ["digits", "hostile"])
-def test_a_network_of_other_data(kind, request, browser, tmp_path):
-    run = request.getfixturevalue(f"{kind}_run")
-    classes = [str(digit) for digit in range(10)] if kind == "digits" else sorted(HOSTILE_NAMES)
-    site = assemble(tmp_path, run)
+def test_a_network_of_other_data(hostile_run, browser, tmp_path):
+    site = assemble(tmp_path, hostile_run)
     facts = json.loads((site / "net.json").read_text())
     first = sample(site, 0, tmp_path / "first.png")
     with served(site) as address, opened(browser, address) as page:
-        assert shown(page, facts["samples"][0]["class"]) == predicted(first, run)
-        assert page.locator("#classes li").all_text_contents() == classes
+        assert shown(page, facts["samples"][0]["class"]) == predicted(first, hostile_run)
+        assert page.locator("#classes li").all_text_contents() == sorted(HOSTILE_NAMES)
         assert page.locator("script").count() == 1
-        expect(page).to_have_title(f"Image classifier: {facts['name']}")
         assert not page.is_visible("footer")
         page.set_viewport_size({"width": 360, "height": 740})
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_a_network_without_samples(page, site):
-    facts = json.loads((site / "net.json").read_text())
-    page.route("**/net.json", lambda route: route.fulfill(json={**facts, "samples": []}))
-    page.reload()
-    expect(page.locator("#empty")).to_be_visible(timeout=30_000)
-    assert page.is_hidden("#samples")
-
-
-def test_a_sign_is_shown_while_the_network_is_loaded(browser, address, site, tmp_path):
-    """An image that is chosen meanwhile comes next, and not the first sample."""
-    waiting = []
-
-    def delay(page):
-        page.route("**/*.wasm", lambda route: waiting.append(route))
-
-    with opened(browser, address, delay) as page:
-        expect(page.locator("#samples button")).to_have_count(8)
-        assert page.is_visible("text=Loading the network")
-        page.set_input_files("#file", sample(site, 2, tmp_path / "frog.png"))
-        while not waiting:
-            page.wait_for_timeout(20)
-        waiting[0].continue_()
-        shown(page, "frog.png")
-        assert not page.is_visible("text=Loading the network")
-
-
 def test_a_missing_file_is_reported(page):
-    for name in ("net.onnx", "*.wasm", "*.mjs", "net.json"):
+    for name in ("net.onnx", "*.wasm", "*.min.js", "net.json"):
         page.route(f"**/{name}", lambda route: route.fulfill(status=404))
         page.reload()
         expect(page.locator("[role=alert]")).to_contain_text(name.strip("*"))
         expect(page.locator("[role=alert]")).to_contain_text("python export.py --page site")
         expect(page.locator("#loading")).to_be_hidden()
         page.unroute(f"**/{name}")
+
+
+def test_a_runtime_that_is_not_sent_as_javascript_is_reported(browser, address, site):
+    runtime = (site / "ort.wasm.bundle.min.js").read_bytes()
+
+    def send_as_bytes(page):
+        kind = "application/octet-stream"
+        page.route("**/*.min.js", lambda route: route.fulfill(body=runtime, content_type=kind))
+
+    with opened(browser, address, send_as_bytes) as page:
+        alert = page.locator("[role=alert]")
+        expect(alert).to_contain_text("ort.wasm.bundle.min.js as application/octet-stream")
+        expect(alert).to_contain_text("text/javascript")
 
 
 def test_the_wrong_folder_or_no_server_is_reported(browser, site):
@@ -277,31 +291,6 @@ def test_the_camera_is_stopped_after_use(browser, address):
             assert page.locator("video").is_hidden()
 
 
-def test_a_double_click_opens_one_camera_and_the_first_picture_is_one(browser, address):
-    with opened(browser, address, keep_streams, permissions=["camera"]) as page:
-        page.dblclick("text=Use camera")
-        page.click("text=Take the picture")
-        shown(page, "Picture from the camera")
-        assert page.evaluate("tracks.length") == 1
-        assert page.evaluate(STOPPED)
-
-
-def test_a_camera_that_is_refused(browser, address):
-    with opened(browser, address, permissions=[]) as page:
-        shown(page, "truck")
-        page.click("text=Use camera")
-        expect(page.locator("[role=alert]")).to_contain_text("camera")
-
-
-def test_without_a_camera_it_is_not_offered(browser, address):
-    def unplug(page):
-        page.add_init_script("navigator.mediaDevices.enumerateDevices = async () => []")
-
-    with opened(browser, address, unplug) as page:
-        shown(page, "truck")
-        assert page.is_hidden("#camera")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(
@@ -310,8 +299,10 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     size = {"width": width, "height": 740}
     with opened(browser, address, color_scheme=scheme, viewport=size) as page:
         shown(page, "truck")
+        assert page.is_hidden("#unsure")
         page.set_input_files("#file", unsure_image(site, tmp_path))
         shown(page, "blend.png")
+        assert page.is_visible("#unsure")
         assert axe_violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         (tmp_path / "notes.txt").write_text("no image")

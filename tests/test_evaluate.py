@@ -1,7 +1,6 @@
 """A checkpoint measured anew has the accuracy that its run logged."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,36 +51,26 @@ def test_mirror_images_are_averaged_in(finished_run, small_data, tmp_path):
     assert (accuracy, averaged) == (alone, 100)
 
 
-def test_a_data_set_without_class_names_is_taken_if_it_has_as_many(
-    finished_run, small_npz, small_data, tmp_path
-):
-    arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
-    np.savez(tmp_path / "same.npz", **arrays)
-    outcome = evaluate(finished_run / "best.pt", tmp_path / "same.npz")
-    named = evaluate(finished_run / "best.pt", small_npz)
-    assert figures(outcome) == figures(named)
-    arrays |= {"train_labels": np.arange(96) % 4, "test_labels": np.arange(33) % 4}
-    np.savez(tmp_path / "more.npz", **arrays)
-    outcome = evaluate(finished_run / "best.pt", tmp_path / "more.npz")
-    outcome.assert_refused("best.pt has 3 classes", "more has 4")
-
-
-def test_images_of_another_split_are_warned_of(finished_run, small_npz, small_data, tmp_path):
+def test_a_data_set_of_other_images_or_classes(finished_run, small_data, small_npz, tmp_path):
+    """Other images of the same classes are warned of, other classes are refused."""
     best = finished_run / "best.pt"
     assert evaluate(best, small_npz).err == ""
     swapped = {"train_images": small_data.train_images[::-1]}
-    other = save_npz(tmp_path / "small.npz", small_data, **swapped)
-    outcome = evaluate(best, other)
+    outcome = evaluate(best, save_npz(tmp_path / "small.npz", small_data, **swapped))
     assert outcome.status == 0
     assert "may have been trained on some of these images" in outcome.err
+    evaluate(best, "digits").assert_refused("best.pt has 3 classes", "digits has 10")
+
+    arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
+    np.savez(tmp_path / "nameless.npz", **arrays)
+    assert figures(evaluate(best, tmp_path / "nameless.npz")) == figures(evaluate(best, small_npz))
+    arrays |= {"train_labels": np.arange(96) % 4, "test_labels": np.arange(33) % 4}
+    np.savez(tmp_path / "more.npz", **arrays)
+    outcome = evaluate(best, tmp_path / "more.npz")
+    outcome.assert_refused("best.pt has 3 classes", "more has 4")
 
 
-def test_other_classes_and_broken_checkpoints_are_refused(finished_run, small_npz, tmp_path):
-    best = finished_run / "best.pt"
-    other = evaluate(best, "digits")
-    other.assert_refused("best.pt has 3 classes", "digits has 10")
-    missing = evaluate(tmp_path / "no.pt", small_npz)
-    missing.assert_refused("no.pt is missing")
-    broken = shutil.copy(best, tmp_path / "broken.pt")
-    broken.write_bytes(best.read_bytes()[:-2000])
-    evaluate(broken, small_npz).assert_refused("broken.pt")
+def test_a_missing_or_broken_checkpoint_is_refused(finished_run, small_npz, tmp_path):
+    evaluate(tmp_path / "no.pt", small_npz).assert_refused("no.pt is missing")
+    (tmp_path / "broken.pt").write_bytes((finished_run / "best.pt").read_bytes()[:-2000])
+    evaluate(tmp_path / "broken.pt", small_npz).assert_refused("broken.pt")

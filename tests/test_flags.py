@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from runs import REPO, run_code, run_script
 
+from console.errors import join_command
 from console.flags import parse
 from recipe import Recipe
 from train import Options
@@ -155,3 +157,9 @@ def test_help_describes_every_argument_with_its_default(script, monkeypatch):
         assert len(said) > 3, name
         assert name in NO_DEFAULT or default, name
         assert not default.startswith(("None", "[")), name
+
+
+def test_printed_commands_are_quoted_for_the_shell_of_the_system():
+    words = ["python", Path("my runs/best.pt")]
+    assert join_command(words, windows=False) == "python 'my runs/best.pt'"
+    assert join_command(words, windows=True) == f'python "{Path("my runs/best.pt")}"'

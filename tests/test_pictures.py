@@ -15,12 +15,11 @@ def assert_drawn(path, size):
     with Image.open(path) as image:
         assert image.size == size
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    colors = np.unique(pixels, axis=0)
-    assert len(colors) > 10
+    assert len(np.unique(pixels, axis=0)) > 10
     assert (pixels == pixels[0]).all(1).mean() < 0.995
 
 
-@pytest.mark.parametrize(("epochs", "split"), [(1, "test"), (25, "test"), (25, "val")])
+@pytest.mark.parametrize(("epochs", "split"), [(1, "test"), (25, "val")])
 def test_curves(epochs, split, tmp_path):
     rows = np.arange(1, epochs + 1)
     log = pd.DataFrame({"epoch": rows, "train_acc": rows, "eval_acc": rows})
@@ -30,12 +29,12 @@ def test_curves(epochs, split, tmp_path):
     assert_drawn(tmp_path / names.LOSS_CURVES, (600, 400))
 
 
-@pytest.mark.parametrize("classes", [2, 4, 10, 200])
+@pytest.mark.parametrize("classes", [4, 200])
 def test_confusion(classes, tmp_path):
     counts = np.random.default_rng(0).integers(0, 9, (classes, classes))
     counts[0] = 0  # a class without test images
-    names = [AWKWARD[i % 4] for i in range(classes)]
-    figure = pictures.draw_confusion(counts, names, "title", tmp_path / "cm.png")
+    labels = [AWKWARD[i % 4] for i in range(classes)]
+    figure = pictures.draw_confusion(counts, labels, "title", tmp_path / "cm.png")
     drawn = figure.axes[0].images[0].get_array()
     assert drawn[1].tolist() == pytest.approx(100 * counts[1] / counts[1].sum())
     assert_drawn(tmp_path / "cm.png", (700, 600))
@@ -46,38 +45,20 @@ def test_grid_shows_every_pixel_as_a_crisp_square(tmp_path):
     pictures.draw_grid(images, [*AWKWARD, "last"], 2, "caption $", tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as picture:
         drawn = np.asarray(picture.convert("RGB"))
-    zoom = pictures.ZOOM
-    found = 0
+    side = 32 * pictures.ZOOM
     for image in images:
-        enlarged = image.repeat(zoom, 0).repeat(zoom, 1)
-        corners = (drawn == enlarged[0, 0]).all(2).nonzero()
-        found += any(
-            np.array_equal(drawn[y : y + 32 * zoom, x : x + 32 * zoom], enlarged)
-            for y, x in zip(*corners, strict=True)
-        )
-    assert found == 5
+        enlarged = image.repeat(pictures.ZOOM, 0).repeat(pictures.ZOOM, 1)
+        corners = zip(*(drawn == enlarged[0, 0]).all(2).nonzero(), strict=True)
+        assert any(np.array_equal(drawn[y : y + side, x : x + side], enlarged) for y, x in corners)
 
 
-def test_a_wrong_prediction_is_titled_by_prediction_and_label(tmp_path):
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    figure = pictures.draw_predictions(
-        images, ["cat", "dog"], ["frog", "dog"], "caption", tmp_path / "grid.png"
-    )
-    assert [text.get_text() for text in figure.texts] == ["caption", "frog, label cat", "dog"]
-
-
-def test_wrong_predictions_are_red(tmp_path):
-    images = np.full((2, 32, 32, 3), 128, np.uint8)
-    for name, predicted in (("right", ["cat", "dog"]), ("wrong", ["cat", "cat"])):
-        pictures.draw_predictions(
-            images, ["cat", "dog"], predicted, "test", tmp_path / f"{name}.png"
-        )
-    reds = {}
-    for name in ("right", "wrong"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            red, green, _ = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), 2, 0)
-        reds[name] = (red - green > 100).sum()
-    assert reds["right"] == 0 < reds["wrong"]
+def test_wrong_predictions_are_titled_by_prediction_and_label_in_red(tmp_path):
+    images = np.zeros((3, 32, 32, 3), np.uint8)
+    predicted, true = ["frog", "dog", "Pepper__bell"], ["cat", "dog", "Bacterial_spot_and_more"]
+    figure = pictures.draw_predictions(images, true, predicted, "caption", tmp_path / "grid.png")
+    titles = [(text.get_text(), text.get_color()) for text in figure.texts[1:]]
+    assert titles[:2] == [("frog, label cat", "tab:red"), ("dog", "black")]
+    assert titles[2] == ("Pepper..., label Bacter...", "tab:red")
 
 
 def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
@@ -89,6 +70,7 @@ def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
     for other in (".img_03_cat.png.1.partial.png", "mine.png"):  # the first one is left by a kill
         (tmp_path / other).touch()
     assert [path.name for path in names.tiles(tmp_path)] == found
+    assert pictures.read_caption(tmp_path / found[1]) == "a/b: c"
     with Image.open(tmp_path / "img_00_cat.png") as tile:
         zoom = pictures.TILE_ZOOM
         np.testing.assert_array_equal(np.asarray(tile), images[0].repeat(zoom, 0).repeat(zoom, 1))

@@ -12,9 +12,8 @@ from console.flags import parse
 from experiments.plain import Options as PlainOptions
 from recipe import Recipe
 from records import names
-from records.marks import BenchRow
 from records.results import read_log
-from records.runs import PLAIN_SCRIPT, RunRow
+from records.runs import PLAIN_SCRIPT, BenchRow, RunRow
 from records.tables import as_table, read_rows, write_table
 from train import Options
 
@@ -33,8 +32,7 @@ def test_every_recorded_log_is_that_of_a_row(tmp_path):
     assert len(recorded) == 16  # older code kept no logs of held-out runs
     for path in recorded:
         row = rows[path]
-        path_of_run = tmp_path / names.TRAIN_LOG
-        path_of_run.write_bytes(path.read_bytes())
+        (tmp_path / names.TRAIN_LOG).write_bytes(path.read_bytes())
         log = read_log(tmp_path)
         last = log.iloc[-1]
         assert (row.accuracy, row.loss, row.train_acc, row.epochs) == (

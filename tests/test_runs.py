@@ -5,46 +5,32 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
-from runs import REPO, run_script, save_npz, train
+from runs import REPO, run_script, train
 
 from experiments.record import name_images
 from recipe import Augmentation, Network, Recipe
 from records import names
-from records.marks import BenchRow, Mark
-from records.results import read_config, read_log
-from records.runs import RunRow, read_recipe, write_recipe
+from records.results import read_config, read_log, write_config
+from records.runs import BenchRow, Mark, RunRow, read_recipe, write_recipe
 from records.tables import read_rows, write_table
 from report.blocks import BLOCKS, FinishedRun
-from report.evidence import held_out_table, published_table, time_table
+from report.evidence import format_held_out, format_published, format_times
 
 
 def rows_of(results) -> list[RunRow]:
     return read_rows(results / names.RUNS, RunRow)
 
 
-def make_row(**fields) -> RunRow:
-    """A row of which only `fields` matter."""
-    recipe = Recipe(
-        epochs=fields.get("epochs", 25),
-        seed=fields.get("seed", 0),
-        **fields.pop("settings", {}),
-    )
-    usual = {
-        "script": "train.py",
-        "network": "Net",
-        "parameters": 84_322,
-        "mult_adds": 13_730_000,
-        "seed": 0,
-        "epochs": 25,
-        "dataset": "cifar10",
-        "split": "test",
-        "loss": 0.5,
-        "device": "CPU",
-        "command": "python train.py",
-        "constraints_kept": "yes",
-    }
-    return RunRow(**usual | fields, recipe=write_recipe(recipe))
+def make_row(settings=None, **fields) -> RunRow:
+    """A row of which only `fields` matter, with the `settings` of its recipe."""
+    usual = {"script": "train.py", "network": "Net", "parameters": 84_322, "mult_adds": 13_730_000}
+    usual |= {"seed": 0, "epochs": 25, "dataset": "cifar10", "split": "test", "loss": 0.5}
+    usual |= {"device": "CPU", "command": "python train.py", "constraints_kept": "yes"}
+    row = usual | fields
+    recipe = Recipe(epochs=row["epochs"], seed=row["seed"], **settings or {})
+    return RunRow(**row, recipe=write_recipe(recipe))
 
 
 def test_a_recipe_is_read_back_as_it_was():
@@ -74,37 +60,23 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
     assert rows_of(results) == before  # replaced, not doubled, and the other kept
 
 
-def test_runs_on_two_folders_with_the_same_name_are_kept(small_npz, small_data, tmp_path):
-    (tmp_path / "other").mkdir()
-    other = save_npz(
-        tmp_path / "other" / small_npz.name, small_data, test_images=255 - small_data.test_images
-    )
-    for number, npz in enumerate((small_npz, other)):
-        assert train(npz, tmp_path / str(number), "--epochs", 1, "--width", 0.25).status == 0
-        run_script("experiments.record", tmp_path / str(number), "--results", tmp_path)
-    one, two = rows_of(tmp_path)
-    assert one.recipe == two.recipe
-    assert one.dataset != two.dataset
-    assert one.log != two.log
-
-
 @pytest.mark.parametrize(
-    ("options", "name"),
+    ("name", "options", "expected"),
     [
-        ({"limit_train": None, "holdout": 5000}, "cifar10"),
-        ({"limit_train": 64, "holdout": None}, "cifar10, --limit-train 64"),
-        ({"limit_train": None, "holdout": 30}, "cifar10, --holdout 30"),
+        ("cifar10", {"limit_train": None, "holdout": 5000}, "cifar10"),
+        ("cifar10", {"limit_train": 64, "holdout": None}, "cifar10, --limit-train 64"),
+        ("cifar10", {"limit_train": None, "holdout": 30}, "cifar10, --holdout 30"),
+        ("photos", {"limit_train": None, "holdout": None}, "photos (1a2b3c)"),
     ],
 )
-def test_a_part_of_a_data_set_is_another_data_set(options, name):
-    assert name_images("cifar10", "1a2b3c4d", options) == name
+def test_a_data_set_is_told_from_its_parts_and_from_others_of_its_name(name, options, expected):
+    assert name_images(name, "1a2b3c4d", options) == expected
 
 
-def test_what_is_no_finished_run_is_refused(small_npz, finished_run, tmp_path):
+def test_what_is_no_finished_run_is_refused(finished_run, tmp_path):
     record = ("experiments.record", "--results", tmp_path)
     run = shutil.copytree(finished_run, tmp_path / "run")
-    assert train(small_npz, tmp_path / "less", "--epochs", 1, "--limit-train", 64).status == 0
-    shutil.copy(tmp_path / "less" / names.BEST, run)
+    write_config(run, replace(read_config(run), fingerprint="of other images"))
     run_script(*record, run).assert_refused("best.pt and config.json are of different runs")
     log = (finished_run / names.TRAIN_LOG).read_text().splitlines(keepends=True)
     (run / names.TRAIN_LOG).write_text("".join(log[:2]))
@@ -132,7 +104,7 @@ def test_the_published_runs_have_a_row_a_recipe_beside_the_marks(tmp_path):
     usual = {"params": 1000, "constraints_kept": "no", "epochs": "200", "test_acc": 94.4}
     marks = [Mark(who="theirs", source="https://example.org", **usual), Mark(who="<me>", **usual)]
     write_table(tmp_path / names.MARKS, marks)
-    assert published_table(tmp_path).splitlines()[2:] == [
+    assert format_published(tmp_path).splitlines()[2:] == [
         "| **Net** | 84,322 | yes | 8 | **1.00** | 1 |",
         "| **Net** | 84,322 | yes | 25 | **88.50 ± 0.71** | 2 |",
         "| **Net, --lr 0.1** | 84,322 | no | 25 | **50.00** | 1 |",
@@ -143,18 +115,20 @@ def test_the_published_runs_have_a_row_a_recipe_beside_the_marks(tmp_path):
 
 
 def test_held_out_runs_are_compared_by_seed_and_device_model(tmp_path):
-    half = {"weight_decay": 2.5e-4}
-    runs = [
-        make_row(split="val", epochs=8, seed=seed, accuracy=accuracy, loss=loss, device=device,
-                 settings=settings)
-        for seed, accuracy, loss, device, settings in (
-            (0, 78.0, 0.6, "CPU A, 1 thread", half), (1, 83.0, 0.5, "CPU A, 1 thread", half),
-            (2, 99.0, 0.1, "CPU A, 1 thread", half), (0, 80.0, 0.5, "CPU A, 2 threads", {}),
-            (1, 84.0, 0.5, "CPU A, 2 threads", {}), (2, 10.0, 0.5, "CPU B", {}),
-        )
-    ]  # fmt: skip
+    figures = pd.DataFrame(
+        [
+            (0, 78.0, 0.6, "CPU A, 1 thread", {"weight_decay": 2.5e-4}),
+            (1, 83.0, 0.5, "CPU A, 1 thread", {"weight_decay": 2.5e-4}),
+            (2, 99.0, 0.1, "CPU A, 1 thread", {"weight_decay": 2.5e-4}),
+            (0, 80.0, 0.5, "CPU A, 2 threads", {}),
+            (1, 84.0, 0.5, "CPU A, 2 threads", {}),
+            (2, 10.0, 0.5, "CPU B", {}),
+        ],
+        columns=["seed", "accuracy", "loss", "device", "settings"],
+    )
+    runs = [make_row(split="val", epochs=8, **row) for row in figures.to_dict("records")]
     write_table(tmp_path / names.RUNS, runs)
-    assert held_out_table(tmp_path).splitlines()[2:] == [
+    assert format_held_out(tmp_path).splitlines()[2:] == [
         "| Net | 8 | 58.00 ± 41.62 |  | 0.5000 |  | 3 |",
         "| Net, --weight-decay 0.00025 | 8 | 86.67 ± 10.97 | -1.50 ± 0.71 | 0.4000 | "
         "+0.0500 ± 0.0707 | 3 |",
@@ -162,16 +136,14 @@ def test_held_out_runs_are_compared_by_seed_and_device_model(tmp_path):
 
 
 def test_the_time_table_compares_what_reached_the_target(tmp_path):
-    runs = [
-        make_row(script=script, epochs=epochs, seed=seed, accuracy=accuracy, seconds=seconds)
-        for script, epochs, seed, accuracy, seconds in (
-            ("experiments.plain", 14, 0, 85.5, 1200.0), ("train.py", 6, 0, 85.0, 300.0),
-            ("train.py", 7, 0, 86.0, 390.0), ("train.py", 7, 1, 85.1, 420.0),
-            ("train.py", 7, 2, 85.2, 400.0),
-        )
-    ]  # fmt: skip
+    ours = [(6, 0, 85.0, 300.0), (7, 0, 86.0, 390.0), (7, 1, 85.1, 420.0), (7, 2, 85.2, 400.0)]
+    runs = [make_row(script="experiments.plain", epochs=14, accuracy=85.5, seconds=1200.0)]
+    runs += [
+        make_row(epochs=epochs, seed=seed, accuracy=accuracy, seconds=seconds)
+        for epochs, seed, accuracy, seconds in ours
+    ]
     write_table(tmp_path / names.RUNS, [*runs, make_row(accuracy=85.2, device="GPU", seconds=3)])
-    assert time_table(tmp_path).splitlines()[2:] == [
+    assert format_times(tmp_path).splitlines()[2:] == [
         "| experiments.plain | 14 | 85.50 | yes | 1 | 20.0 | 3.00 |",
         "| train.py | 6 | 85.00 | no | 1 | 5.0 | 0.75 |",
         "| train.py | 7 | 85.10 to 86.00 | yes | 3 | 6.7 | 1.00 |",

@@ -26,10 +26,9 @@ def test_a_missing_package_is_named(small_npz, tmp_path):
         "import runpy, sys; sys.modules['tensorboard'] = None; sys.argv[0] = 'train.py'; "
         "runpy.run_path('train.py', run_name='__main__')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--tensorboard", "--dataset", small_npz, "--out", tmp_path],
-        cwd=REPO, capture_output=True, text=True,
-    )  # fmt: skip
+    flags = ["--tensorboard", "--dataset", small_npz, "--out", tmp_path]
+    command = [sys.executable, "-c", code, *flags]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "train.py: tensorboard is not installed: pip install tensorboard\n"
     assert list(tmp_path.iterdir()) == []

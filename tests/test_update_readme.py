@@ -1,6 +1,5 @@
-"""The README's blocks show the run and the evidence that lie in its results folder."""
+"""Blocks between markers show the run and the evidence in its folder; nothing else is touched."""
 
-import html
 import re
 import shutil
 import subprocess
@@ -11,18 +10,100 @@ from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from runs import REPO, run_script
-from test_markers import README, marked
 
+from console.errors import UserError
 from constraints.tables import count_parameters
 from constraints.trace import trace
 from model import Net
 from records import names
-from records.marks import BenchRow
 from records.results import read_log
-from records.tables import write_table
 from report.blocks import BLOCKS
+from update_readme import find_blocks, inject
+
+PATH = Path("README.md")
+CONTENT = {name: f"new {name}\nsecond line | ü" for name in BLOCKS}
+
+
+def marked(name: str, content: bytes = b"\nold\n") -> bytes:
+    return b"<!-- %s -->%s<!-- /%s -->" % (name.encode(), content, name.encode())
+
+
+README = b"\n".join([b"# Title", *map(marked, BLOCKS), b"The end."])
+
+
+# ---- markers
+
+
+def injected(readme: bytes) -> bytes:
+    """`readme` with the content of its blocks replaced."""
+    spans = find_blocks(readme, BLOCKS, PATH)
+    return inject(readme, {name: CONTENT[name] for name in spans}, spans)
+
+
+PARTS = len(BLOCKS) + 1
+outside = st.binary(max_size=60).filter(lambda text: b"<!--" not in text)
+
+
+@given(st.lists(outside, min_size=PARTS, max_size=PARTS), st.permutations(list(BLOCKS)))
+def test_text_outside_the_markers_survives_byte_for_byte(texts, order):
+    # "|" keeps a text's last bytes and a marker apart
+    blocks = map(marked, order)
+    readme = b"|".join(part for pair in zip(texts, blocks, strict=False) for part in pair)
+    readme += b"|" + texts[-1]
+    once = injected(readme)
+    assert injected(once) == once
+    pattern = re.compile(rb"(<!-- (\w+) -->).*?(<!-- /\2 -->)", re.DOTALL)
+    assert pattern.sub(rb"\1\3", once) == pattern.sub(rb"\1\3", readme)
+    for name, content in CONTENT.items():
+        start, end = find_blocks(once, BLOCKS, PATH)[name]
+        assert once[start:end].decode().split() == content.split()
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_blocks_take_the_readmes_line_endings(newline):
+    result = injected(README.replace(b"\n", newline))
+    assert result.count(b"\n") == result.count(newline)
+    assert result.count(b"\r") == newline.count(b"\r") * result.count(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("readme", "words"),
+    [
+        (b"# Title, and <!-- a comment -->", "no markers"),
+        (README.replace(b"<!-- RF -->", b""), "<!-- /RF --> has no <!-- RF -->"),
+        (README.replace(b"<!-- /RF -->", b""), "RF is not closed before <!-- MODEL_SUMMARY -->"),
+        (README.replace(b"<!-- /TIME_TO_85 -->", b""), "<!-- /TIME_TO_85 --> is missing"),
+        (README + b"<!-- RF -->", "<!-- RF --> is there twice"),
+        (README + b"<!-- /RF -->", "<!-- /RF --> is there twice"),
+        (README.replace(b"<!-- /RF -->", b"<!-- RF -->"), "RF is not closed"),
+        (b"<!-- /RF --> text <!-- RF -->", "has no <!-- RF -->"),
+        (b"<!-- RF -->a<!-- PLOTS --><!-- /RF -->b<!-- /PLOTS -->", "RF is not closed before"),
+        (b"<!-- RF -->" + marked("PLOTS") + b"<!-- /RF -->", "RF is not closed before"),
+    ],
+)
+def test_broken_markers_are_named(readme, words):
+    with pytest.raises(UserError, match=rf"README\.md.*{words}"):
+        injected(readme)
+
+
+MARKERS = [f"<!-- {slash}{name} -->" for name in BLOCKS for slash in ("", "/")]
+
+
+@given(st.permutations(MARKERS), st.sampled_from(["", "text"]))
+def test_any_order_of_markers_is_injected_or_refused(markers, between):
+    readme = between.join(markers).encode()
+    try:
+        result = injected(readme)
+    except UserError:
+        return
+    assert injected(result) == result
+
+
+# ---- the command
 
 
 @pytest.fixture
@@ -41,37 +122,6 @@ def update(repo, *flags):
     )
 
 
-def test_the_command_names_the_blocks_that_it_leaves_out(repo):
-    readme = repo / "docs" / "README.md"
-    present = ("RESULTS", "PLOTS", "TILE_GALLERY", "VISUALIZATION", "MODEL_SUMMARY")
-    readme.write_bytes(b"\n".join(map(marked, present)))
-    outcome = update(repo)
-    assert (outcome.status, outcome.err) == (0, "")
-    (line,) = [line for line in outcome.out.splitlines() if "no markers for" in line]
-    assert f"for {', '.join(name for name in BLOCKS if name not in present)};" in line
-    assert b"\nold\n" not in readme.read_bytes()
-
-
-def test_the_published_readme_is_the_same_from_any_folder(tmp_path):
-    command = [sys.executable, REPO / "update_readme.py", "--check"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_command_updates_checks_and_changes_nothing_twice(repo):
-    readme = repo / "docs" / "README.md"
-    update(repo, "--check").assert_refused("README.md", "out of date")
-    assert readme.read_bytes() == README
-
-    assert update(repo).status == 0
-    once = readme.read_bytes()
-    assert once != README
-    assert update(repo, "--check").status == 0
-    assert update(repo).status == 0
-    assert readme.read_bytes() == once
-    assert list(readme.parent.iterdir()) == [readme]
-
-
 class Images(HTMLParser):
     def __init__(self, text):
         super().__init__()
@@ -84,17 +134,26 @@ class Images(HTMLParser):
             self.found.append(dict(attrs))
 
 
-def test_blocks_show_the_run(repo):
-    update(repo)
+def test_blocks_show_the_run_and_are_checked_and_written_once(repo):
     readme = repo / "docs" / "README.md"
-    text = readme.read_text("utf-8")
+    update(repo, "--check").assert_refused("README.md", "out of date")
+    assert readme.read_bytes() == README
+    unknown = "has no data for RECIPES, ABLATION, BENCH, TIME_TO_85; left unchanged"
+    assert unknown in update(repo).out
+    once = readme.read_bytes()
+    assert marked("BENCH") in once
+    assert update(repo, "--check").status == 0
+    assert update(repo).status == 0
+    assert readme.read_bytes() == once
+    assert list(readme.parent.iterdir()) == [readme]
+
+    text = once.decode()
     images = Images(re.sub(r"```.*?```", "", text, flags=re.DOTALL)).found
     assert len(images) == 3 + 8 + 8 + 3 + 2
     for image in images:
         assert image["alt"]
         assert (readme.parent / unquote(image["src"])).is_file()
         assert not image["src"].startswith("/")
-
     log = read_log(repo / "my results#1")
     best = log.loc[log.eval_acc.idxmax()]
     assert f"| Best test accuracy | {best.eval_acc:.2f} % (epoch {best.epoch:.0f}) |" in text
@@ -108,29 +167,19 @@ def test_blocks_show_the_run(repo):
     assert "depth-idx" in text
 
 
-def readme_with(repo: Path, table: Path, rows: list) -> str:
-    """The README once `rows` lie beside the run as `table`."""
-    write_table(repo / "my results#1" / table, rows)
-    assert update(repo).status == 0
-    return (repo / "docs" / "README.md").read_text("utf-8")
-
-
-def test_bench_block(repo):
+def test_the_command_names_the_blocks_that_it_leaves_out(repo):
     readme = repo / "docs" / "README.md"
-    assert (
-        "has no data for RECIPES, ABLATION, BENCH, TIME_TO_85; left unchanged" in update(repo).out
-    )
-    assert "<!-- BENCH -->\nold\n<!-- /BENCH -->" in readme.read_text("utf-8")  # no bench.csv, kept
-    command = "python bench.py --dataset 'a|b'"
-    rows = [
-        BenchRow("ceiling", 1234.5, 1200, 1300, 1, 2.5, 987, "CPU <x>", command),
-        BenchRow("plain", 493.8, 480, 500, 0.4, 1, 1001, "CPU <x>", command),
-    ]
-    text = readme_with(repo, names.BENCH, rows)
-    assert "| ceiling | 1,234 | 1,200 to 1,300 | 1.00 | 2.50 | 987 MB |" in text
-    assert "| plain | 494 | 480 to 500 | 0.40 | 1.00 | 1,001 MB |" in text
-    assert f"`{command}` on CPU &lt;x&gt;." in text
-    assert update(repo, "--check").status == 0
+    readme.write_bytes(marked("RESULTS"))
+    outcome = update(repo)
+    (line,) = [line for line in outcome.out.splitlines() if "no markers for" in line]
+    assert f"for {', '.join(name for name in BLOCKS if name != 'RESULTS')};" in line
+    assert b"\nold\n" not in readme.read_bytes()
+
+
+def test_the_published_readme_is_the_same_from_any_folder(tmp_path):
+    command = [sys.executable, REPO / "update_readme.py", "--check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_broken_constraint_stands_out():
@@ -140,85 +189,30 @@ def test_a_broken_constraint_stands_out():
     assert line == f"| under 200,000 parameters | **no** | {count_parameters(network):,} |"
 
 
-def test_names_with_markup_stay_text_in_the_table(repo):
-    results = repo / "my results#1"
-    config = (results / "config.json").read_text("utf-8")
-    name = "<script>|<!-- /RESULTS -->"
-    (results / "config.json").write_text(config.replace('"small"', f'"{name}"'), "utf-8")
-    assert update(repo).status == 0
-    assert update(repo, "--check").status == 0
-    text = (repo / "docs" / "README.md").read_text("utf-8")
-    assert html.escape(name).replace("|", "&#124;") in text
-    assert name not in text
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        names.TRAIN_LOG,
-        names.CONFIG,
-        names.ACCURACY_CURVES,
-        names.CONFUSION_PLOT,
-        names.CONFUSION_MATRIX,
-        names.BEST,
-        names.TEST_TILES,
-        names.AUGMENTED_GRID,
-    ],
+MISSING = (
+    *(names.TRAIN_LOG, names.CONFIG, names.BEST, names.CONFUSION_MATRIX, names.ACCURACY_CURVES),
+    names.TEST_TILES,
 )
-def test_a_missing_results_file_is_named(name, repo):
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_file_is_named(name, repo):
     path = repo / "my results#1" / name
     path.rename(repo / "away")
     update(repo).assert_refused(str(path))
     assert (repo / "docs" / "README.md").read_bytes() == README
 
 
-def test_a_missing_tile_is_reported(repo):
-    next((repo / "my results#1" / names.TEST_TILES).iterdir()).unlink()
-    update(repo).assert_refused("test_samples", "7 tiles of 8")
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ('"batch_size": 32', '"batch_size": "x"'),
-        ('"batch_size": 32', '"batch_size": null'),
-        ('"parameters": 2', '"parameters": "a2'),
-        ('"device": "', '"device": 3, "was": "'),
-        ('"dataset": "small",\n  "finger', '"dataset": null,\n  "finger'),
-    ],
-)
-def test_a_config_with_wrong_values_is_named(before, after, repo):
-    path = repo / "my results#1" / "config.json"
-    text = path.read_text("utf-8")
-    assert before in text
-    path.write_text(text.replace(before, after), "utf-8")
-    update(repo).assert_refused("config.json")
-    assert (repo / "docs" / "README.md").read_bytes() == README
-
-
-def test_a_mistyped_results_folder_is_named_even_if_no_block_needs_a_run(tmp_path):
-    (page := tmp_path / "page.md").write_text("<!-- ABLATION -->\n<!-- /ABLATION -->\n")
-    flags = ("--check", "--results", tmp_path / "typo", "--readme", page)
+def test_a_mistyped_folder_or_readme_is_named(repo):
+    (page := repo / "page.md").write_text("<!-- ABLATION -->\n<!-- /ABLATION -->\n")
+    flags = ("--check", "--results", repo / "typo", "--readme", page)
     run_script("update_readme", *flags).assert_refused("typo is not a folder")
-
-
-def test_a_missing_readme_is_named(repo):
     (repo / "docs" / "README.md").unlink()
     update(repo).assert_refused("README.md", "No such file")
 
 
-def test_broken_markers_leave_the_readme_untouched(repo):
-    readme = repo / "docs" / "README.md"
-    broken = README.replace(b"<!-- RF -->", b"")
-    readme.write_bytes(broken)
-    update(repo).assert_refused("<!-- /RF --> has no <!-- RF -->")
-    assert readme.read_bytes() == broken
-
-
-def test_compare_prints_a_row_a_run_and_draws_their_curves(repo, tmp_path):
-    runs = [repo / "my results#1", tmp_path / "$other|run"]
-    shutil.copytree(runs[0], runs[1])
-    readme = (repo / "docs" / "README.md").read_bytes()
+def test_compare_prints_a_row_a_run_and_draws_their_curves(finished_run, tmp_path):
+    runs = [finished_run, shutil.copytree(finished_run, tmp_path / "$other|run")]
     outcome = run_script("update_readme", "--results", tmp_path / "new", "--compare", *runs)
     assert (outcome.status, outcome.err) == (0, "")
     accuracy = read_log(runs[0]).eval_acc.iloc[-1]
@@ -227,6 +221,5 @@ def test_compare_prints_a_row_a_run_and_draws_their_curves(repo, tmp_path):
     assert all(row.count("|") == rows[0].count("|") for row in rows)
     with Image.open(tmp_path / "new" / names.COMPARISON) as picture:
         assert picture.size == (700, 450)
-    assert (repo / "docs" / "README.md").read_bytes() == readme
     missing = run_script("update_readme", "--compare", runs[0], tmp_path / "nowhere")
     missing.assert_refused("nowhere/config.json is missing")
