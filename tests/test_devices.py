@@ -73,8 +73,8 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
 )
 def test_a_replaced_convolution_computes_the_same(options, side, is_replaced):
     torch.manual_seed(0)
-    usual = nn.Conv2d(**{"in_channels": 6, "out_channels": 6, "bias": False, **options},
-                      kernel_size=3, groups=6)  # fmt: skip
+    options = {"in_channels": 6, "out_channels": 6, "bias": False, **options}
+    usual = nn.Conv2d(kernel_size=3, groups=6, **options)
     fast = deepcopy(usual)
     avoid_slow_kernels(fast, torch.float32)
     assert (type(fast) is not nn.Conv2d) == is_replaced

@@ -66,8 +66,8 @@ def test_weights_are_equal_across_processes_after_an_epoch(both):
 
 def test_the_shares_are_the_images_of_one_process(both):
     alone, ranks = both
-    shares = [rank["images"].split([19 if n else 18, 19 if n else 18, 11])
-              for n, rank in enumerate(ranks)]  # fmt: skip
+    sizes = ([18, 18, 11], [19, 19, 11])
+    shares = [rank["images"].split(each) for rank, each in zip(ranks, sizes, strict=True)]
     together = [part for batch in zip(*shares, strict=True) for part in batch]
     assert torch.equal(torch.cat(together), alone["images"])
 
@@ -94,7 +94,7 @@ def assert_figures_are_of_the_saved_network(out: Path, data: ImageData) -> None:
     assert row.eval_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_run_of_several_processes_is_written_once_and_resumed_by_one(
     processes, flags, small_data, tmp_path
 ):
@@ -102,9 +102,7 @@ def test_a_run_of_several_processes_is_written_once_and_resumed_by_one(
     command = [*flags, "--epochs", "3"]
     first, *others = forked.run_ranks(command, out, processes)
     assert [outcome.status for outcome in (first, *others)] == [0] * processes, first.err
-    assert [line.split()[:2] for line in first.out.splitlines() if line.startswith("epoch")] == [
-        ["epoch", "1/3"], ["epoch", "2/3"], ["epoch", "3/3"],
-    ]  # fmt: skip
+    assert first.out.count("\nepoch ") == 3
     assert not any(outcome.out or outcome.err for outcome in others)
     log = log_without_times(out)
     assert [row["epoch"] for row in log] == ["1", "2", "3"]

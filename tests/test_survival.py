@@ -74,7 +74,7 @@ def test_killed_30_times_and_resumed_is_the_run(flags, whole, out):
     assert {file for file in files(out) if file.parts[0] != "archive"} == files(whole)
 
 
-@pytest.mark.parametrize("die_at", range(2, 38, 5))
+@pytest.mark.parametrize("die_at", range(2, 38, 9))
 def test_killed_while_it_moves_an_earlier_run_away(die_at, flags, whole, out):
     shutil.copytree(whole, out, dirs_exist_ok=True)
     another = [*flags, "--seed", "1", "--epochs", "1"]
@@ -99,8 +99,14 @@ def test_killed_with_workers_leaves_no_process_and_no_lock(flags, whole, out):
     assert no_process_is_left(run)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status", "workers"),
+    [
+        (signal.SIGINT, 130, "0"),
+        pytest.param(signal.SIGINT, 130, "2", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "2", marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_by_a_signal_to_all_its_processes(number, status, workers, flags, whole, out):
     run = forked.start([*flags, "--workers", workers], out)
     run.wait_for_epochs(2)
@@ -158,6 +164,7 @@ def test_a_second_ctrl_c_ends_at_once():
     assert done.err == ""
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_reported_in_a_line(flags, whole, out):
     run = forked.start([*flags, "--workers", "1"], out)
     run.wait_for_epochs(2)
@@ -168,6 +175,7 @@ def test_a_killed_worker_is_reported_in_a_line(flags, whole, out):
     assert_same_run(whole, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, 60])  # for a training step; to build the network
 def test_too_little_memory_is_reported_in_a_line(width, flags, out):
     wide = [*flags, "--width", str(width), "--batch-size", "64"]
@@ -214,6 +222,7 @@ def test_a_folder_deleted_on_the_way(flags, out):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
 def test_a_run_beside_another_is_the_run_alone(augmenter, flags, whole, tmp_path):
     outs = [tmp_path / name for name in ("alone", "one", "other")]
@@ -230,6 +239,7 @@ def test_a_run_beside_another_is_the_run_alone(augmenter, flags, whole, tmp_path
         assert_same_run(outs[0], out)
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder(flags, whole, out):
     first = forked.start(flags, out)
     first.wait_for_epochs(1)

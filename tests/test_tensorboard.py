@@ -30,5 +30,8 @@ def test_a_missing_package_is_named(small_npz, tmp_path):
     command = [sys.executable, "-c", code, *flags]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "train.py: tensorboard is not installed: pip install tensorboard\n"
+    assert (
+        done.stderr
+        == "train.py: tensorboard is not installed: pip install -r requirements-dev.txt\n"
+    )
     assert list(tmp_path.iterdir()) == []
