@@ -120,7 +120,10 @@ class Run:
                 f"{path} has no training of this code to resume ({error}); leave out --resume to "
                 "start anew"
             ) from error
-        differing = differences(recipe, self.config.recipe)
+        was, now = (
+            as_flags(each) | {"--teacher": each.teacher} for each in (recipe, self.config.recipe)
+        )
+        differing = [f"{x} (was {was[x]}, now {now[x]})" for x in now if was[x] != now[x]]
         if last.data != self.config.fingerprint:
             differing.append("the data set (--dataset, --limit-train, --holdout)")
         if differing:
@@ -170,12 +173,6 @@ class Run:
             f"epochs 1 to {len(self.log)} of {self.config.recipe.epochs} are saved in {self.out}. "
             f"{next_step} with: {self.resume_command}"
         )
-
-
-def differences(saved: Recipe, recipe: Recipe) -> list[str]:
-    """The settings in which two recipes differ: "--lr (was 0.001, now 0.002)"."""
-    was, now = (as_flags(each) | {"--teacher": each.teacher} for each in (saved, recipe))
-    return [f"{flag} (was {was[flag]}, now {now[flag]})" for flag in now if was[flag] != now[flag]]
 
 
 @contextmanager
