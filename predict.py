@@ -96,11 +96,11 @@ def list_files(arguments: Sequence[str]) -> Iterator[str]:
 
     A folder without files is listed itself, to be refused as no image.
     """
-    from inputs.image_files import files_below
+    from inputs import image_files
 
     for argument in arguments:
         is_folder = argument != STDIN and Path(argument).is_dir()
-        found = [file.path for file in files_below(argument)] if is_folder else []
+        found = [file.path for file in image_files.list_files(argument)] if is_folder else []
         yield from found or [argument]
 
 

@@ -39,16 +39,17 @@ def load(_dataset: str, data_dir: Path) -> ImageData:
                 shutil.rmtree(data_dir / UNFINISHED, ignore_errors=True)
                 if not extracted.exists():
                     _fetch(archive, extracted)
-        train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
-    except RuntimeError as error:  # torchvision: a file is missing or fails its md5
-        raise UserError(
-            f"{extracted} is damaged: a file in it is missing or fails its md5; move the folder "
-            f"away and run again to unpack {archive.name} afresh"
-        ) from error
     except tarfile.TarError as error:
         raise UserError(f"{archive} cannot be unpacked: {error}; move it away") from error
     except OSError as error:
         raise UserError(f"--data-dir {data_dir}: {error.strerror or error}") from error
+    try:
+        train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
+    except RuntimeError as error:  # of torchvision: a file is missing or fails its md5
+        raise UserError(
+            f"{extracted} is damaged: a file in it is missing or fails its md5; move the folder "
+            f"away and run again to unpack {archive.name} afresh"
+        ) from error
     return ImageData(
         "cifar10",
         train.data,

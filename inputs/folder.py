@@ -9,28 +9,25 @@ the next start does not decode the files again.
 """
 
 import os
+import zipfile
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import joblib
 import numpy as np
 import PIL
-from filelock import FileLock
 from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from console.errors import UserError
+from console.files import replacing
 from inputs import image_files
 from inputs.image_data import ImageData, check_class_names
-from inputs.workers import ignore_interrupts
 from recipe import IMAGE_SIZE
 
-LARGE = 4_000_000  # bytes of files; decoding fewer takes less time than starting processes
-BATCH = 8  # files that a worker process decodes at a time; a stop waits for them
+LARGE = 4_000_000  # bytes of files; decoding fewer takes less time than keeping the images
 UNSPLIT = "all"
 
 
@@ -38,23 +35,35 @@ def load(dataset: str, data_dir: Path) -> ImageData:
     """The images of the folder `dataset`; classes are sorted by name."""
     root = Path(dataset)
     folders = _class_folders(root)
-    classes = _class_names(folders, root)
+    names = [[folder.name for folder in below] for below in folders.values()]
+    if names[0] != names[-1]:
+        differing = ", ".join(sorted({*names[0]} ^ {*names[-1]}))
+        raise UserError(
+            f"--dataset {root}: {'/ and '.join(folders)}/ must have the same classes; only one of "
+            f"them has {differing}"
+        )
+    classes = check_class_names(names[0], f"--dataset {root}")
     found = [
         (split, label, file)
-        for split in folders
-        for label, folder in enumerate(folders[split])
-        for file in image_files.files_below(folder)
+        for split, below in folders.items()
+        for label, folder in enumerate(below)
+        for file in image_files.list_files(folder)
     ]
-    splits, labels, files = map(list, zip(*found, strict=True)) if found else ([], [], [])
+    files = [file for *_, file in found]
     images, is_image = _read(files, root, data_dir)
-    _print_skipped([file for file, kept in zip(files, is_image, strict=True) if not kept], root)
-    splits, labels = np.array(splits, str)[is_image], np.array(labels, np.int64)[is_image]
-    for split in folders:
-        for label, folder in enumerate(folders[split]):
+    skipped = [file.name for file, kept in zip(files, is_image, strict=True) if not kept]
+    if skipped:
+        kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in skipped)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        print(f"{root}: skipped files that are not images: {counts}", flush=True)
+    splits = np.array([split for split, *_ in found], str)[is_image]
+    labels = np.array([label for _, label, _ in found], np.int64)[is_image]
+    for split, below in folders.items():
+        for label, folder in enumerate(below):
             if not np.any((splits == split) & (labels == label)):
                 raise UserError(f"--dataset {root}: the class folder {folder} has no images")
     if UNSPLIT in folders:
-        train, test = _random_split(labels, classes, root)
+        train, test = _split(labels, classes, root)
     else:
         train, test = np.flatnonzero(splits == "train"), np.flatnonzero(splits != "train")
     return ImageData(
@@ -91,27 +100,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_dir())
 
 
-def _class_names(folders: dict[str, list[Path]], root: Path) -> tuple[str, ...]:
-    first, last = ([folder.name for folder in list(folders.values())[i]] for i in (0, -1))
-    if first != last:
-        differing = ", ".join(sorted({*first} ^ {*last}))
-        raise UserError(
-            f"--dataset {root}: {'/ and '.join(folders)}/ must have the same classes; only one of "
-            f"them has {differing}"
-        )
-    return check_class_names(first, f"--dataset {root}")
-
-
-def _print_skipped(files: Sequence[os.DirEntry], root: Path) -> None:
-    if files:
-        kinds = Counter(Path(file.name).suffix.lower() or "no suffix" for file in files)
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        print(f"{root}: skipped files that are not images: {counts}", flush=True)
-
-
-def _random_split(
-    labels: np.ndarray, classes: Sequence[str], root: Path
-) -> tuple[np.ndarray, np.ndarray]:
+def _split(labels: np.ndarray, classes: tuple[str, ...], root: Path) -> list[np.ndarray]:
     """Indices of training and test images, the same ones for every seed."""
     try:
         train, test = train_test_split(
@@ -129,30 +118,33 @@ def _random_split(
         f"{len(test):,} test images, stratified by class",
         flush=True,
     )
-    return np.sort(train), np.sort(test)
+    return [np.sort(train), np.sort(test)]
 
 
-def _read(
-    files: Sequence[os.DirEntry], root: Path, data_dir: Path
-) -> tuple[np.ndarray, np.ndarray]:
+def _read(files: list[os.DirEntry], root: Path, data_dir: Path) -> tuple[np.ndarray, np.ndarray]:
     """The images uint8 (M, 32, 32, 3), and which of the N files are images, bool (N,)."""
-    states = [_state(file, root) for file in files]
+    states = [_read_state(file, root) for file in files]
     if sum(size for _, size, _ in states) < LARGE:
-        return _decode(files, root, workers=0)
+        return _decode(files)
     reader = Path(image_files.__file__).read_bytes(), PIL.__version__, IMAGE_SIZE
     key = joblib.hash((states, reader))
-    root_hash = joblib.hash(os.fsencode(root.resolve()))
-    stored = data_dir / f"images-{root_hash[:16]}.npz"
-    with suppress(Exception), stored.open("rb") as stream:  # it may be missing or damaged
-        arrays = np.load(stream, allow_pickle=False)
+    stored = data_dir / f"images-{joblib.hash(os.fsencode(root.resolve()))[:16]}.npz"
+    damages = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
+    with suppress(*damages), stored.open("rb") as stream:
+        arrays = np.load(stream)
         if arrays["key"] == key:
             return arrays["images"], arrays["is_image"]
-    images, is_image = _decode(files, root, workers=joblib.cpu_count())
-    store(stored, key=key, images=images, is_image=is_image)
+    images, is_image = _decode(files)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with replacing(stored) as path:
+            np.savez(path, key=key, images=images, is_image=is_image)
+    except (OSError, UserError) as error:
+        print(f"{error}; the next start will read the images again", flush=True)
     return images, is_image
 
 
-def _state(file: os.DirEntry, root: Path) -> tuple[str, int, int]:
+def _read_state(file: os.DirEntry, root: Path) -> tuple[str, int, int]:
     """What changes when a file does: its path in `root`, its size in bytes, its time of change."""
     path = file.path.removeprefix(str(root)).lstrip(os.sep)
     try:
@@ -162,59 +154,26 @@ def _state(file: os.DirEntry, root: Path) -> tuple[str, int, int]:
     return path, status.st_size, status.st_mtime_ns
 
 
-def store(path: Path, **arrays: np.ndarray | str) -> None:
-    """Writes an .npz file beside `path` and moves it there; prints why if that fails."""
-    beside = path.with_suffix(".partial")
+def _decode(files: list[os.DirEntry]) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes the files in threads, in which Pillow does not wait for others; as `_read`."""
+    images = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    is_image = np.zeros(len(files), bool)
+    with ThreadPool(joblib.cpu_count()) as pool:
+        decoded = pool.imap(_decode_file, [file.path for file in files])
+        bar = tqdm(decoded, "reading images", len(files), unit="img", disable=None, leave=False)
+        for index, image in enumerate(bar):
+            if image is not None:
+                images[index], is_image[index] = image, True
+    return images[is_image], is_image
+
+
+def _decode_file(path: str) -> np.ndarray | None:
+    """The image uint8 (32, 32, 3); None for a file that is not and does not claim to be one."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):  # other processes write the same file
-            with beside.open("wb") as stream:
-                np.savez(stream, **arrays)
-            beside.replace(path)
-    except OSError as error:
-        print(f"{path} cannot be written, so the next start reads the files again: {error}")
-        with suppress(OSError):
-            beside.unlink()
-
-
-class _Files(Dataset):
-    """Item -> the image uint8 (32, 32, 3), None if the file is no image, or the error message."""
-
-    def __init__(self, paths: Sequence[str]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray | str | None:
-        path = self.paths[index]
-        try:
-            return image_files.read_image(path)
-        except ValueError as error:
-            is_other = isinstance(error, image_files.NotAnImage)
-            named_as_image = Path(path).suffix.lower() in image_files.image_suffixes()
-            return None if is_other and not named_as_image else f"{path}: {error}"
-
-
-def _decode(
-    files: Sequence[os.DirEntry], root: Path, workers: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes the files in `workers` processes, or in this one if that is 0; returns as `_read`."""
-    paths = [file.path for file in files]
-    loader = DataLoader(
-        _Files(paths), BATCH, num_workers=workers, collate_fn=list, worker_init_fn=ignore_interrupts
-    )
-    images = np.empty((len(paths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    is_image = np.empty(len(paths), bool)
-    results = chain.from_iterable(loader)
-    bar = tqdm(results, "reading images", len(paths), unit="img", disable=None, leave=False)
-    try:
-        for index, result in enumerate(bar):
-            if isinstance(result, str):
-                raise UserError(f"--dataset: {result}")
-            is_image[index] = result is not None
-            if result is not None:
-                images[index] = result
-    except RuntimeError as error:  # torch's, about a worker
-        raise UserError(f"--dataset {root}: {str(error).splitlines()[0]}") from error
-    return (images if is_image.all() else images[is_image]), is_image
+        return image_files.read_image(path)
+    except image_files.NotAnImage as error:
+        if Path(path).suffix.lower() not in image_files.image_suffixes():
+            return None
+        raise UserError(f"--dataset: {path}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"--dataset: {path}: {error}") from error

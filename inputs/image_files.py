@@ -16,6 +16,9 @@ from recipe import IMAGE_SIZE
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata and the like
+
+
 class NotAnImage(ValueError):
     """A file has none of FORMATS."""
 
@@ -28,13 +31,13 @@ def read_image(file: str | Path | BinaryIO) -> np.ndarray:
         ValueError: it is damaged, or has more pixels than Pillow allows.
     """
     if isinstance(file, (str, Path)) and not Path(file).is_file():  # opening a pipe would wait
-        raise NotAnImage(_kind_of(Path(file)))
+        is_there = Path(file).exists()
+        raise NotAnImage("not an image file" if is_there else "there is no such file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata and the like
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                return to_network_size(_upright(image))
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"it has {image.width:,} x {image.height:,} pixels, too many")
+            return to_network_size(_upright(image))
     except UnidentifiedImageError as error:
         raise NotAnImage("not an image of a known format") from error
     except Exception as error:  # a broken file can make Pillow's decoders raise anything
@@ -47,13 +50,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # malformed metadata, which say nothing about the pixels
         return image
     return ImageOps.exif_transpose(image)
-
-
-def _kind_of(path: Path) -> str:
-    """Describes a path that is not a regular file."""
-    if path.is_dir():
-        return "a folder without files"
-    return "not a regular file" if path.exists() else "there is no such file"
 
 
 def to_network_size(image: Image.Image) -> np.ndarray:
@@ -88,7 +84,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     return white
 
 
-def files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
+def list_files(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
     """The files in `folder` and its subfolders, by name, without hidden ones such as .DS_Store.
 
     Links to folders are followed, but not back to one of the folders `above`.
@@ -100,7 +96,7 @@ def files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[os.
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from files_below(entry.path, (*above, real))
+            yield from list_files(entry.path, (*above, real))
         else:
             yield entry
 

@@ -105,7 +105,7 @@ def test_what_is_no_image_is_named_and_the_rest_is_predicted(best, tmp_path):
     assert outcome.status == 1
     first, second = outcome.err.splitlines()
     assert first.endswith("b?[31m?.png: not an image of a known format")
-    assert second.endswith("empty: a folder without files")
+    assert second.endswith("empty: not an image file")
     assert outcome.out.startswith(f"{tmp_path}/a?[31m?.png: ")
     assert len(outcome.out.splitlines()) == 1
 
@@ -114,7 +114,7 @@ def test_what_is_no_image_is_named_and_the_rest_is_predicted(best, tmp_path):
 def test_a_folders_pipe_is_named_and_not_waited_for(best, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     outcome = run_script("predict", tmp_path, "--checkpoint", best)
-    outcome.assert_refused("pipe.png: not a regular file")
+    outcome.assert_refused("pipe.png: not an image file")
 
 
 @pytest.mark.parametrize(
