@@ -123,6 +123,8 @@ class Trace:
         noted = self._notes.get(memory(step.outputs[0]))
         if not sources or (noted and not step.is_in_place):  # or it only views
             return
+        if re.match("new_|.*_like$", step.op):  # takes a shape, and no values
+            return
         sources.sort(key=lambda x: -prod(_size(self.dims(x))))  # the largest map first
         notes = [self._notes[memory(x)] for x in sources]
         motion = _window(step, self.dims(sources[0])) or self._combine(step, sources)
