@@ -103,6 +103,7 @@ class Run:
         return Checkpoint(
             network=network.name,
             arguments=dict(network.arguments),
+            source=network.source,
             weights={name: tensor.cpu().clone() for name, tensor in weights.items()},
             probe=probe_logits(network),
             classes=config.classes,
