@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from constraints.flow import Trace
 from constraints.layers import AVERAGES
+from constraints.recording import random_images
 from recipe import IMAGE_SIZE
 
 LARGEST_SIZE = 256  # pixels
@@ -94,7 +95,7 @@ def _run_positive(network: nn.Module, size: int) -> Trace:
             positive = (torch.rand_like(weight) + 0.5) / inputs
             weights[name] = positive.detach().requires_grad_(weight.requires_grad)
         with _Positive():
-            return Trace(network, size=size, parameters=weights)
+            return Trace(network, random_images(network, 2, size), weights)
 
 
 def _same_map(larger: Trace, traced: Trace) -> Tensor | None:

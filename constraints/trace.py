@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from console.errors import UserError
 from constraints.flow import Trace
 from constraints.layers import Layer
-from constraints.recording import memory, private_copy
+from constraints.recording import memory, private_copy, random_images
 from recipe import IMAGE_SIZE
 
 
@@ -35,11 +35,11 @@ def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        traced = Trace(network.eval())
+        traced = Trace(network.eval(), random_images(network, 2))
         _check_logits(traced.logits, 2, num_classes, "evaluation")
         with redirect_stdout(io.StringIO()):  # a network that prints does it once
             # more than two images, because ghost batch norm splits them
-            traced.training = Trace(network.train(), count=16)
+            traced.training = Trace(network.train(), random_images(network, 16))
             _check_logits(traced.training.logits, 16, num_classes, "training")
             _check_logits(network.eval()(traced.images[:1]), 1, num_classes, "evaluation")
     for mode in (traced, traced.training):

@@ -63,7 +63,7 @@ def test_flags_and_classes_are_the_same_networks():
 def test_an_unknown_network_is_named_and_an_error_of_a_constructor_is_not_caught():
     with pytest.raises(UserError, match="no network VGG; it has Net, ResidualNet"):
         build_network("VGG")
-    with pytest.raises(UserError, match="Net.__init__: .* argument 'depth'"):
+    with pytest.raises(UserError, match=r"Net.__init__: .* argument 'depth'"):
         build_network("Net", depth=3)
 
 
