@@ -3,6 +3,7 @@
     python model.py                        # layer table, receptive-field tally, constraint checks
     python model.py --width 1.5            # the same for a wider network
     python model.py --model ResidualNet    # the same for the second network
+    python model.py --model mine.py:Mine   # the same for one in a file of your own
     python model.py --save pictures        # and pictures of the blocks and the receptive field
 
 Edit a network and run it again: the tally and the checks are computed from a forward pass through
@@ -10,15 +11,21 @@ the edited network, so they show at once what an edit broke. Exit status 1 if a 
 broken.
 """
 
+import hashlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from console.errors import UserError
-from recipe import EVALUATION_BATCH
+from console.files import REPOSITORY
+from recipe import EVALUATION_BATCH, Network, read_model
 
 
 class ConvBlock(nn.Sequential):
@@ -136,24 +143,92 @@ NETWORKS = {"Net": Net, "ResidualNet": ResidualNet}
 
 
 def build_network(model: str = "Net", **arguments: Any) -> nn.Module:
-    """Builds the network class `model`, one of NETWORKS, from its constructor's arguments.
+    """Builds a network from its constructor's arguments.
 
-    Sets two attributes of the network, `name` and `arguments` (complete with defaults). A
-    checkpoint stores them, so that `build_network(name, **arguments)` builds it again.
+    Sets three attributes of the network: `name` and `arguments` (complete with defaults), which a
+    checkpoint stores, so that `build_network(name, **arguments)` builds it again; and `source`,
+    the hash of the user's file, else "".
+
+    Args:
+        model: one of NETWORKS, or "path/to/file.py:ClassName". A user's constructor may do without
+            `num_classes`, and without the other arguments if they have their defaults.
 
     Raises:
         UserError: there is no such network, or its constructor has other arguments.
     """
-    if model not in NETWORKS:
-        raise UserError(f"model.py has no network {model}; it has {', '.join(NETWORKS)}")
     try:
-        call = inspect.signature(NETWORKS[model]).bind(**arguments)
+        kind, source = NETWORKS.get(read_model(model)), ""
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if kind is None:
+        kind, source = load_class(model)
+    parameters = inspect.signature(kind).parameters
+    if kind not in NETWORKS.values():
+        usual = vars(Network()) | {"num_classes": arguments.get("num_classes")}
+        unusual = [k for k, v in arguments.items() if k not in usual or usual[k] != v]
+        arguments = {k: v for k, v in arguments.items() if k in parameters or k in unusual}
+    try:
+        call = inspect.signature(kind).bind(**arguments)
     except TypeError as error:
-        raise UserError(f"{model} in model.py: {error}") from error
+        reason = str(error)
+        if reason.startswith("missing"):
+            reason += "; give it a default in __init__, because no flag gives it"
+        raise UserError(f"{model}.__init__: {reason}") from error
     call.apply_defaults()
-    network = NETWORKS[model](**call.arguments)
-    network.name, network.arguments = model, call.arguments
+    network = kind(*call.args, **call.kwargs)
+    network.name, network.source = model, source
+    plain = (bool, int, float, str, type(None))  # what a checkpoint can store
+    network.arguments = {k: v for k, v in call.arguments.items() if isinstance(v, plain)}
     return network
+
+
+def load_class(model: str) -> tuple[type[nn.Module], str]:
+    """The class "path/to/file.py:ClassName", and the hash of the file.
+
+    The path is relative to the working directory or to this repository. What the file raises is
+    not caught.
+
+    Raises:
+        UserError: there is no such file, or no such network in it.
+    """
+    path, _, name = model.rpartition(":")
+    file = next((x for x in (Path(path), REPOSITORY / path) if x.is_file()), None)
+    if file is None:
+        raise UserError(f"there is no file {path}, which should have the network {name}")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    module = import_file(file.resolve(), f"{file.stem}_{digest}")
+    found = {k: v for k, v in vars(module).items() if inspect.isclass(v)}
+    networks = {k: v for k, v in found.items() if issubclass(v, nn.Module)}
+    if name in networks:
+        return networks[name], digest
+    own = [k for k, v in networks.items() if v.__module__ == module.__name__]
+    reason = "is no torch.nn.Module" if name in found else "is not there"
+    raise UserError(f"{path}: the class {name} {reason}; its networks: {', '.join(own) or 'none'}")
+
+
+def import_file(file: Path, name: str) -> ModuleType:
+    """Imports `file` as the module `name`; it can import modules that lie beside it.
+
+    Those of this repository that have the same names, `data` for example, are hidden meanwhile.
+    """
+    ours = {x.stem for x in REPOSITORY.iterdir()}
+    beside = {x.stem for x in file.parent.iterdir()} if file.parent != REPOSITORY else set()
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    before = dict(sys.modules)
+    for each in before:
+        if each.partition(".")[0] in beside & ours:
+            del sys.modules[each]
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
+        for each in sys.modules.keys() - before.keys():
+            if each.partition(".")[0] in beside:  # another file may have others of these names
+                del sys.modules[each]
+        sys.modules.update(before)
+    return module
 
 
 class Normalised(nn.Module):

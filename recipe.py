@@ -4,6 +4,7 @@
 its checkpoints and the table of runs. `--resume` goes on only with the same recipe and data.
 """
 
+import re
 from dataclasses import dataclass
 
 from console.flags import setting
@@ -16,15 +17,30 @@ AUGMENTERS = ("albumentations", "device")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
+def read_model(text: str) -> str:
+    """The name of a network: one of NETWORKS, or "path/to/file.py:ClassName"."""
+    if text not in NETWORKS and not re.fullmatch(r".+\.py:[^\W\d]\w*", text):
+        raise ValueError(
+            f"model.py has no network {text}; it has {', '.join(NETWORKS)}. For one of your own, "
+            "give path/to/file.py:ClassName"
+        )
+    return text
+
+
 @dataclass(frozen=True)
 class Network:
-    """network: its class in model.py, and the constructor's arguments that have a flag.
+    """network: its class, and the constructor's arguments that have a flag.
 
     A field added here becomes a flag of train.py; the constructor of every class in NETWORKS must
-    take it, and `num_classes`.
+    take it, and `num_classes`. That of a user's own class may do without.
     """
 
-    model: str = setting("Net", "network", choices=NETWORKS)
+    model: str = setting(
+        "Net",
+        f"network: {' or '.join(NETWORKS)} of model.py, or path/to/file.py:ClassName",
+        read_model,
+        metavar="NAME",
+    )
     width: float = setting(1.0, "channel multiplier", above=0, below=100)
 
 

@@ -11,12 +11,10 @@ from itertools import chain
 from math import prod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from constraints.layers import AVERAGES, Layer, MapState, Pair
 from constraints.recording import Step, memory, record
-from recipe import IMAGE_SIZE
 
 
 class Piece(NamedTuple):
@@ -56,7 +54,7 @@ class _Note(NamedTuple):
 
 
 class Trace:
-    """A forward pass of random images (count, 3, size, size) through `network`, in its mode.
+    """A forward pass of images (B, 3, H, W) through `network`, in its mode.
 
     `layers` are in the order in which they ran. `pooling` is the one that pools the map with the
     largest field, `last_map`, to one position. It is None if there is none; the last map is then
@@ -69,18 +67,14 @@ class Trace:
     blocks_are_guessed: bool
 
     def __init__(
-        self,
-        network: nn.Module,
-        count: int = 2,
-        size: int = IMAGE_SIZE,
-        parameters: dict[str, Tensor] | None = None,
+        self, network: nn.Module, images: Tensor, parameters: dict[str, Tensor] | None = None
     ):
-        dtype = next((x.dtype for x in network.parameters()), torch.float32)
-        self.images = torch.rand(count, 3, size, size, dtype=dtype, requires_grad=True).clone()
+        self.images = images.detach().requires_grad_().clone()  # which may be changed in place
         self.network, self.layers = network, []
         self.logits, self.steps = record(network, self.images, parameters or {})
         self._learned = set(map(memory, network.parameters()))
-        pieces = [Piece(0, size, size), Piece(1, 1, size)]
+        height, width = images.shape[2:]
+        pieces = [Piece(0, width, height), Piece(1, 1, width)]
         self._notes = {memory(self.images): _Note((1, 1), (1, 1), pieces)}
         for step in self.steps:
             if not self._learned.isdisjoint(map(memory, step.inputs)):
@@ -122,6 +116,8 @@ class Trace:
         sources = [x for x in step.inputs if memory(x) in self._notes]
         noted = self._notes.get(memory(step.outputs[0]))
         if not sources or (noted and not step.is_in_place):  # or it only views
+            return
+        if re.match("new_|.*_like$", step.op):  # takes a shape, and no values
             return
         sources.sort(key=lambda x: -prod(_size(self.dims(x))))  # the largest map first
         notes = [self._notes[memory(x)] for x in sources]

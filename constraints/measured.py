@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from constraints.flow import Trace
 from constraints.layers import AVERAGES
+from constraints.recording import random_images
 from recipe import IMAGE_SIZE
 
 LARGEST_SIZE = 256  # pixels
@@ -45,15 +46,16 @@ def measure_receptive_field(traced: Trace) -> tuple[int, str]:
     size = min((max(tally, IMAGE_SIZE) // IMAGE_SIZE + 2) * IMAGE_SIZE, LARGEST_SIZE)
     try:
         larger = _run_positive(traced.network, size)
-    except (RuntimeError, ValueError, AssertionError):
-        larger = None
-    if not larger or not _strides(larger) >= _strides(traced):
+        last_map = _same_map(larger, traced)
+    except Exception:  # a network may raise anything for images of another size
+        last_map = None
+    if last_map is None or not _strides(larger) >= _strides(traced):
         return tally, f"{tally} by the tally of layers, because it takes 32x32 images alone"
     center = tuple(
         sum(piece.step * (piece.count // 2) for piece in pieces) if pieces else slice(None)
-        for pieces in larger.dims(larger.last_map)
+        for pieces in larger.dims(last_map)
     )
-    total = larger.last_map[center].sum() * 1e20  # far from the smallest float32
+    total = last_map[center].sum() * 1e20  # far from the smallest float32
     reached = _gradient(total, larger.images).flatten(0, 1).any(0)
     lines = [reached.any(dim).nonzero().flatten().tolist() or [1, 0] for dim in (1, 0)]
     first, last = min(((x[0], x[-1]) for x in lines), key=lambda ends: ends[1] - ends[0])
@@ -93,7 +95,23 @@ def _run_positive(network: nn.Module, size: int) -> Trace:
             positive = (torch.rand_like(weight) + 0.5) / inputs
             weights[name] = positive.detach().requires_grad_(weight.requires_grad)
         with _Positive():
-            return Trace(network, size=size, parameters=weights)
+            return Trace(network, random_images(network, 2, size), weights)
+
+
+def _same_map(larger: Trace, traced: Trace) -> Tensor | None:
+    """The map in `larger` that is the last one of `traced`; None if it is not surely there.
+
+    A pooling with a kernel, 4x4 for example, leaves several positions of a larger map, and so is
+    not the one that pools globally there.
+    """
+    if not traced.layers:
+        return larger.last_map
+    end = traced.pooling or traced.layers[-1]
+    alike, same = ([x for x in each.layers if str(x) == str(end)] for each in (traced, larger))
+    if len(alike) != len(same):
+        return None
+    layer = next(b for a, b in zip(alike, same, strict=True) if a is end)
+    return layer.source if traced.pooling else layer.step.outputs[0]
 
 
 def _strides(traced: Trace) -> set[tuple]:

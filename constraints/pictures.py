@@ -57,7 +57,8 @@ def draw_network(
         image: uint8 (H, W, 3), enlarged or not, behind the receptive field.
         effective: of `activation_map.effective_receptive_field`, for a second panel.
     """
-    return _draw_blocks(make_boxes(traced)), _draw_receptive_field(traced.layers, image, effective)
+    blocks = _draw_blocks(make_boxes(traced), traced.blocks_are_guessed)
+    return blocks, _draw_receptive_field(traced.layers, image, effective)
 
 
 def make_boxes(traced: Trace) -> list[Box]:
@@ -136,7 +137,7 @@ def _color(group: list[Layer]) -> str:
     return STRIDE_COLOR if any(layer.downsamples for layer in group) else PLAIN_COLOR
 
 
-def _draw_blocks(boxes: list[Box]) -> Figure:
+def _draw_blocks(boxes: list[Box], are_guessed: bool) -> Figure:
     """The modules of each block from top to bottom: kernels, shapes, strides, dilation, shortcuts.
 
     A shortcut is found where a module adds maps in its own forward.
@@ -159,6 +160,8 @@ def _draw_blocks(boxes: list[Box]) -> Figure:
         axes.text(x + 18, height - 14, text, size=7, va="center")
     shortcut = "+ : shortcut   " if any(box.has_shortcut for box in boxes) else ""
     note = f"dw: depthwise   {shortcut}channels x height x width, of an image 3x32x32"
+    if are_guessed:
+        note += "   blocks: guessed from the strides"
     axes.text(190, height - 14, note, size=7, va="center")
     return figure
 

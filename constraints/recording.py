@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recipe import IMAGE_SIZE
 
-@dataclass
+
+@dataclass(eq=False)
 class Step:
     """One operation.
 
@@ -94,6 +96,12 @@ def private_copy(network: nn.Module) -> nn.Module:
     # deepcopy refuses a result with a gradient, which a module may have kept
     kept = [x for module in network.modules() for x in tensors(vars(module)) if not x.is_leaf]
     return copy.deepcopy(network, {id(x): x.detach().clone() for x in kept}).cpu()
+
+
+def random_images(network: nn.Module, count: int, size: int = IMAGE_SIZE) -> Tensor:
+    """(count, 3, size, size), of the type of the parameters."""
+    dtype = next((x.dtype for x in network.parameters()), torch.float32)
+    return torch.rand(count, 3, size, size, dtype=dtype)
 
 
 def tensors(values: Any) -> list[Tensor]:

@@ -17,18 +17,24 @@ def layer_table(network: nn.Module) -> str:
     return str(_summary(network)).replace("Units.MEGABYTES", "M")
 
 
-def tally_table(traced: Trace) -> str:
-    """The receptive-field tally as a Markdown table, one row per layer."""
+def tally(traced: Trace) -> list[dict[str, str | int]]:
+    """The receptive-field tally, an entry per layer; "3x1" where height and width differ."""
     rows = []
     for layer in traced.tally:
         before, after = layer.before, layer.after
-        pairs = (
-            *(layer.kernel, layer.stride, layer.dilation),
-            *(before.rf, after.rf, before.jump, after.jump),
-        )
-        rows.append((layer, *(f"{h}" if h == w else f"{h}x{w}" for h, w in pairs)))
+        pairs = {"k": layer.kernel, "s": layer.stride, "d": layer.dilation}
+        pairs |= {"RF in": before.rf, "RF out": after.rf}
+        pairs |= {"jump in": before.jump, "jump out": after.jump}
+        figures = {name: h if h == w else f"{h}x{w}" for name, (h, w) in pairs.items()}
+        rows.append({"layer": str(layer), "block": f"C{layer.block}", **figures})
+    return rows
+
+
+def tally_table(traced: Trace) -> str:
+    """The receptive-field tally as a Markdown table, one row per layer."""
+    block = "block (guessed)" if traced.blocks_are_guessed else "block"
     figures = ("k:", "s:", "d:", "RF in:", "RF out:", "jump in:", "jump out:")
-    return table(("layer", *figures), rows)
+    return table(("layer", block, *figures), (row.values() for row in tally(traced)))
 
 
 def count_mult_adds(network: nn.Module) -> int:

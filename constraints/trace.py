@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from console.errors import UserError
 from constraints.flow import Trace
 from constraints.layers import Layer
-from constraints.recording import memory, private_copy
+from constraints.recording import memory, private_copy, random_images
 from recipe import IMAGE_SIZE
 
 
@@ -35,16 +35,16 @@ def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        traced = Trace(network.eval())
+        traced = Trace(network.eval(), random_images(network, 2))
         _check_logits(traced.logits, 2, num_classes, "evaluation")
         with redirect_stdout(io.StringIO()):  # a network that prints does it once
             # more than two images, because ghost batch norm splits them
-            traced.training = Trace(network.train(), count=16)
+            traced.training = Trace(network.train(), random_images(network, 16))
             _check_logits(traced.training.logits, 16, num_classes, "training")
             _check_logits(network.eval()(traced.images[:1]), 1, num_classes, "evaluation")
     for mode in (traced, traced.training):
         _check_registered(mode)
-        traced.blocks_are_guessed = not _set_blocks(mode.layers)
+        mode.blocks_are_guessed = not _set_blocks(mode.layers)
     loss = traced.training.logits.sum()
     if loss.requires_grad:
         inputs = [traced.training.images, *(x for x in network.parameters() if x.requires_grad)]
@@ -81,15 +81,17 @@ def _set_blocks(layers: list[Layer]) -> bool:
     """Sets the block of each layer; returns whether the names of the modules tell it.
 
     They do if one prefix ("c" of "c2a.dw", "features.conv_block_") has exactly the numbers 1 to 4,
-    in the order in which they run. A layer outside of the blocks belongs to the one that ran before
-    it. In a network whose names tell nothing, each 3x3 stride-2 convolution begins the next block.
+    in the order in which they run; of several such, the one of most layers. A layer outside of the
+    blocks belongs to the one that ran before it. In a network whose names tell nothing, each 3x3
+    stride-2 convolution begins the next block.
     """
     numbers: dict[str, dict[int, int]] = {}  # prefix -> index of the layer -> number
     for index, layer in enumerate(layers):
-        for found in re.finditer(r"(?:^|(?<=\.))[^.\d]+(\d+)", layer.name):
-            numbers.setdefault(layer.name[: found.start(1)], {})[index] = int(found[1])
-    named = (x for x in numbers.values() if sorted(x.values()) == list(x.values()))
-    names = next((x for x in named if set(x.values()) == {1, 2, 3, 4}), {})
+        for found in re.finditer(r"(?<=[^.\d])\d+", layer.name):
+            numbers.setdefault(layer.name[: found.start()], {})[index] = int(found[0])
+    named = [x for x in numbers.values() if sorted(x.values()) == list(x.values())]
+    named = [x for x in named if set(x.values()) == {1, 2, 3, 4}]
+    names = max(named, key=len, default={})
     block = 1
     for index, layer in enumerate(layers):
         guess = min(4, block + layer.is_strided)

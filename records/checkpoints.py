@@ -27,7 +27,7 @@ ClassName = Annotated[str, Field(pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]*$")]
 class Checkpoint(Strict):
     """All that is needed to use a network, and in last.pt to train it further."""
 
-    network: str  # a key of `model.NETWORKS`
+    network: str  # a key of `model.NETWORKS`, or "path/to/file.py:ClassName"
     arguments: dict[str, Any]  # of its constructor
     weights: dict[str, Tensor]
     probe: list[float]  # what `probe_logits` gave for the network
@@ -37,6 +37,7 @@ class Checkpoint(Strict):
     epoch: int
     split: str  # what `accuracy` is of: "test" or "val"
     accuracy: float  # in percent
+    source: str = ""  # the hash of that file
     data: str = ""  # `ImageData.fingerprint` of its data set; "" for runs from before it was kept
     # to resume: the recipe and the log as dicts, and the state of the training step
     training: dict[str, Any] | None = None
@@ -86,8 +87,11 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None
         if not ((saved - computed).abs() <= PROBE_TOLERANCE * largest).all():  # true for NaN too
             reason = "other logits for the probe image"
     if reason:
+        file = network_file(checkpoint)
+        if checkpoint.source and checkpoint.source != network.source:
+            reason += "; the file has changed"
         raise UserError(
-            f"{path} has another network than model.py ({reason}); use the model.py that it was "
+            f"{path} has another network than {file} ({reason}); use the {file} that it was "
             "trained with, or train again"
         )
 
@@ -97,9 +101,14 @@ def load_network(checkpoint: Checkpoint, path: Path) -> nn.Module:
     try:
         network = build_network(checkpoint.network, **checkpoint.arguments)
     except UserError as error:
-        raise UserError(f"{path} has another network than model.py: {error}") from error
+        file = network_file(checkpoint)
+        raise UserError(f"{path} has another network than {file}: {error}") from error
     load_weights(network, checkpoint, path)
     return network
+
+
+def network_file(checkpoint: Checkpoint) -> str:
+    return checkpoint.network.rpartition(":")[0] or "model.py"
 
 
 def probe_logits(network: nn.Module) -> list[float]:

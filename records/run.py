@@ -80,6 +80,7 @@ class Run:
         return checkpoints.Checkpoint(
             network=network.name,
             arguments=dict(network.arguments),
+            source=network.source,
             weights={name: tensor.cpu().clone() for name, tensor in weights.items()},
             probe=checkpoints.probe_logits(network),
             classes=config.classes,

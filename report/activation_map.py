@@ -1,4 +1,4 @@
-"""What a network with global pooling and one linear layer looks at in an image."""
+"""What a network that averages its last map looks at in an image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,36 +11,49 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from console.errors import UserError
+from constraints.flow import Trace
 from records import names
 from records.trained_net import TrainedNet
 from report import pictures
 
 COLORS = matplotlib.colormaps["magma"]
 OPACITY = 0.65  # of a map over its image
+BATCH = 64  # images at a time, because a trace keeps all tensors
 
 
-def last_map(network: nn.Module, images: Tensor) -> Tensor:
-    """The map that is pooled, (B, channels, H, W), of normalised images (B, 3, H, W).
+def trace_maps(network: nn.Module, images: Tensor) -> tuple[Trace, Tensor]:
+    """A trace of normalised images (B, 3, H, W), and what turns its last map into logits.
+
+    The last map is (B, channels, h, w). The weights (classes, channels) are those of the linear
+    layer or 1x1 convolution after the pooling; without one, the channels are the classes.
 
     Raises:
-        UserError: the logits are not the mean of the input of `gap`, passed through `fc`.
+        UserError: the logits are not the mean of the last map, passed through such a layer. They
+            may have another constant for each image, as those after log-softmax.
     """
-    gap, fc = getattr(network, "gap", None), getattr(network, "fc", None)
-    inputs = []
-    if isinstance(gap, nn.Module) and isinstance(fc, nn.Linear):
-        with gap.register_forward_pre_hook(lambda _module, args: inputs.append(args[0])):
-            logits = network.eval()(images)
-        if len(inputs) == 1 and inputs[0].ndim == 4:
-            difference = (fc(inputs[0].mean((2, 3))) - logits).abs().max()
-            if difference <= 0.01 * logits.abs().max():
-                return inputs[0]
+    traced = Trace(network.eval(), images)
+    if traced.pooling and traced.last_map.ndim == 4:
+        features, weights, bias = traced.last_map, torch.eye(traced.last_map.shape[1]), None
+        after = traced.steps[traced.steps.index(traced.pooling.step) + 1 :]
+        for step in after:
+            given = step.arguments
+            if step.op == "convolution":
+                weights, bias = given["weight"].flatten(1), given["bias"]
+            elif step.op in ("addmm", "mm"):
+                weights, bias = given["mat2"].t(), given["self"] if step.op == "addmm" else None
+        weights, logits = weights.to(features), traced.logits
+        if weights.shape == (logits.shape[1], features.shape[1]):
+            found = F.linear(features.mean((2, 3)), weights)
+            missed = logits - found - (0 if bias is None else bias)
+            spread, error = ((x - x.mean(1, keepdim=True)).abs().max() for x in (found, missed))
+            if error <= 0.01 * spread + 1e-6 * logits.abs().max():
+                return traced, weights
     raise UserError(
-        "a class activation map needs a network whose logits are self.fc(self.gap(x).flatten(1)), "
-        "with global average pooling and one linear layer, as those in model.py"
+        "a class activation map needs a network that averages its last map over all positions and "
+        "then has one linear layer or 1x1 convolution"
     )
 
 
-@torch.no_grad()
 def class_maps(network: nn.Module, images: Tensor, classes: Tensor) -> np.ndarray:
     """Class activation maps (B, K, H, W) of normalised images for `classes` int64 (B, K).
 
@@ -49,11 +62,14 @@ def class_maps(network: nn.Module, images: Tensor, classes: Tensor) -> np.ndarra
     2016).
 
     Raises:
-        UserError: as `last_map`.
+        UserError: as `trace_maps`.
     """
-    features = last_map(network, images)
-    rows = network.fc.weight[classes.to(images.device)]
-    return torch.einsum("bchw,bkc->bkhw", features, rows).cpu().numpy()
+    maps = []
+    for batch, labels in zip(images.split(BATCH), classes.split(BATCH), strict=True):
+        traced, weights = trace_maps(network, batch)
+        rows = weights[labels.to(weights.device)]
+        maps.append(torch.einsum("bchw,bkc->bkhw", traced.last_map, rows).detach().cpu())
+    return torch.cat(maps).numpy()
 
 
 def effective_receptive_field(network: nn.Module, images: Tensor) -> np.ndarray:
@@ -65,13 +81,16 @@ def effective_receptive_field(network: nn.Module, images: Tensor) -> np.ndarray:
     2016).
 
     Raises:
-        UserError: as `last_map`.
+        UserError: as `trace_maps`.
     """
-    images = images.detach().requires_grad_()
-    features = last_map(network, images)
-    height, width = features.shape[2:]
-    (gradient,) = torch.autograd.grad(features[:, :, height // 2, width // 2].sum(), images)
-    return gradient.abs().mean((0, 1)).cpu().numpy()
+    total = 0
+    for batch in images.split(BATCH):
+        traced, _ = trace_maps(network, batch)
+        height, width = traced.last_map.shape[2:]
+        center = traced.last_map[:, :, height // 2, width // 2].sum()
+        (gradient,) = torch.autograd.grad(center, traced.images)
+        total = total + gradient.abs().sum((0, 1))
+    return (total / images[:, :, 0, 0].numel()).cpu().numpy()
 
 
 def draw_maps(
@@ -114,7 +133,7 @@ def draw_explanations(
     """Draws each image with the maps of its two most probable classes, in a new file in `folder`.
 
     Raises:
-        UserError: as `last_map`, or a file cannot be written.
+        UserError: as `trace_maps`, or a file cannot be written.
     """
     values, classes = torch.from_numpy(net.probabilities(images)).topk(min(2, len(net.classes)))
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(net.scale.device)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from edits import Edited
 from runs import run_script, train
 from test_pictures import assert_drawn
 from torch.nn import functional as F
@@ -12,46 +13,82 @@ from torch.nn import functional as F
 from console.errors import UserError
 from model import Net, ResidualNet
 from records import names
-from report.activation_map import class_maps, last_map, overlaid
+from report.activation_map import class_maps, effective_receptive_field, overlaid
+
+HEADS = {
+    "linear layer": lambda net, x: net.fc(net.gap(x).flatten(1)),
+    "functional": lambda net, x: F.linear(F.adaptive_avg_pool2d(x, 1)[..., 0, 0], net.fc.weight),
+    "mean": lambda net, x: net.fc(x.mean((2, 3))),
+    "log-softmax": lambda net, x: F.log_softmax(net.fc(F.avg_pool2d(x, 4).flatten(1)), 1),
+    "1x1 convolution": lambda net, x: net.conv(net.gap(x)).view(-1, 10).log_softmax(-1),
+    "1x1 convolution before the pooling": lambda net, x: net.gap(net.conv(x)).flatten(1),
+    "dropout": lambda net, x: net.fc(F.dropout(x.mean((2, 3)), 0.5, net.training)),
+}
+
+
+def edited(head) -> Edited:
+    """With norms that fit random images, so that its maps are not nearly zero."""
+    net = Edited(head, first={}, conv=torch.nn.Conv2d(32, 10, 1))
+    for norm in (m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.momentum = 1
+    net.features(torch.randn(64, 3, 32, 32))
+    return net
+
+
+def assert_means_are_logits(network, classes):
+    """But for the bias of the class, and a constant for each image."""
+    images = torch.randn(3, 3, 32, 32)
+    labels = torch.arange(classes).expand(3, -1)
+    maps = torch.from_numpy(class_maps(network, images, labels))
+    assert maps.shape == (3, classes, 4, 4)
+    with torch.no_grad():
+        differences = network(images) - maps.mean((2, 3))
+    differences = differences - differences[:, :1]
+    torch.testing.assert_close(differences, differences[:1].expand(3, -1), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("network", [Net(7), ResidualNet(7)], ids=["Net", "ResidualNet"])
 def test_a_maps_mean_is_the_logit_without_the_bias(network):
-    images = torch.randn(3, 3, 32, 32)
-    classes = torch.tensor([[6, 0], [2, 3], [1, 1]])
-    maps = torch.from_numpy(class_maps(network, images, classes))
-    with torch.no_grad():
-        logits = network(images).gather(1, classes)
-    assert maps.shape == (3, 2, 4, 4)
-    torch.testing.assert_close(maps.mean((2, 3)) + network.fc.bias[classes], logits)
+    assert_means_are_logits(network, 7)
 
 
-class Scaled(Net):
-    def forward(self, images):
-        return 2 * super().forward(images)
+@pytest.mark.parametrize("head", HEADS)
+def test_maps_are_found_however_the_head_is_written(head):
+    assert_means_are_logits(edited(HEADS[head]), 10)
 
 
-class Without(Net):
-    """Has no module that pools."""
-
-    def forward(self, images):
-        x = self.c2b(self.c2a(self.c1c(self.c1b(self.c1a(images)))))
-        return self.fc(
-            F.adaptive_avg_pool2d(self.c4b(self.c4a(self.c3b(self.c3a(x)))), 1)[..., 0, 0]
-        )
-
-
-@pytest.mark.parametrize("network", [Scaled(), Without(), torch.nn.Flatten()])
+@pytest.mark.parametrize(
+    "network",
+    [
+        edited(lambda net, x: 2 * net.fc(net.gap(x).flatten(1))),
+        edited(lambda net, x: net.fc(F.relu(net.fc.weight.t() @ net.fc(x.mean((2, 3))).T).T)),
+        edited(lambda net, x: net.fc(F.avg_pool2d(x, 3).flatten(1))),
+        edited(lambda net, x: net.fc(x[:, :, 1, 1])),
+        torch.nn.Flatten(),
+    ],
+)
 def test_a_network_whose_logits_are_not_the_means_of_maps_is_refused(network):
-    with pytest.raises(UserError, match=r"self\.fc\(self\.gap"):
-        last_map(network, torch.randn(2, 3, 32, 32))
+    with pytest.raises(UserError, match=r"one linear layer or 1x1 convolution$"):
+        effective_receptive_field(network, torch.randn(2, 3, 32, 32))
 
 
-def test_a_run_of_such_a_network_is_drawn_without_maps(small_npz, tmp_path, monkeypatch):
-    monkeypatch.setattr(Net, "forward", Without.forward)
-    outcome = train(small_npz, tmp_path, "--epochs", 1, "--width", 0.25)
+TWO_LAYERS = """
+from torch import nn
+from model import Net
+
+class Mine(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes, width=0.25)
+        self.fc = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, num_classes))
+"""
+
+
+def test_a_run_of_such_a_network_is_drawn_without_maps(small_npz, tmp_path):
+    (tmp_path / "mine.py").write_text(TWO_LAYERS)
+    flags = ("--model", f"{tmp_path / 'mine.py'}:Mine", "--epochs", 1, "--width", 1)
+    outcome = train(small_npz, tmp_path, *flags)
     assert outcome.status == 0
-    assert outcome.err.count("self.fc(self.gap") == len(outcome.err.splitlines()) == 1
+    assert outcome.err.count("or 1x1 convolution; the pic") == len(outcome.err.splitlines()) == 1
     assert all((tmp_path / name).exists() for name in names.RUN_PICTURES)
 
 

@@ -1,5 +1,7 @@
 """The networks of model.py: their channels, sizes and parameters, at any width; their command."""
 
+import json
+
 import pytest
 import torch
 from runs import REPO, run_code, run_script
@@ -61,7 +63,7 @@ def test_flags_and_classes_are_the_same_networks():
 def test_an_unknown_network_is_named_and_an_error_of_a_constructor_is_not_caught():
     with pytest.raises(UserError, match="no network VGG; it has Net, ResidualNet"):
         build_network("VGG")
-    with pytest.raises(UserError, match=r"Net in model.py: .* argument 'depth'"):
+    with pytest.raises(UserError, match=r"Net.__init__: .* argument 'depth'"):
         build_network("Net", depth=3)
 
 
@@ -70,7 +72,7 @@ def test_command_prints_tables_and_constraints(name):
     outcome = run_script("model", "--model", name)
     assert (outcome.status, outcome.err) == (0, "")
     assert "Total params: " in outcome.out
-    assert "| layer | k | s | d | RF in | RF out | jump in | jump out |" in outcome.out
+    assert "| layer | block | k | s | d | RF in | RF out | jump in | jump out |" in outcome.out
     lines = outcome.out.splitlines()[-7:]
     assert [line.partition("  ")[0] for line in lines] == ["passed"] * 7
 
@@ -81,10 +83,27 @@ def test_command_as_a_user_starts_it():
     assert outcome.out.splitlines()[-1] == "passed  receptive field over 44: 55"
 
 
-def test_command_fails_with_a_broken_constraint():
+def test_command_fails_with_a_broken_constraint_of_the_assignment_that_is_given(tmp_path):
     outcome = run_script("model", "--width", "1.6")
     assert outcome.status == 1
     assert "FAILED  under 200,000 parameters: 210,674" in outcome.out
+    (tmp_path / "larger.toml").write_text("parameters_below = 300_000")
+    outcome = run_script("model", "--width", "1.6", "--assignment", tmp_path / "larger.toml")
+    assert outcome.status == 0
+    assert "passed  under 300,000 parameters: 210,674" in outcome.out
+
+
+def test_command_prints_json():
+    outcome = run_script("model", "--json", "--width", 1.6)
+    found = json.loads(outcome.out)
+    assert (outcome.status, found["network"], found["parameters"]) == (1, "Net", 210_674)
+    assert found["multiply_adds"] == count_mult_adds(Net(width=1.6))
+    assert [x["constraint"] for x in found["constraints"] if not x["passed"]] == [
+        "under 200,000 parameters"
+    ]
+    row = {"layer": "c1a.conv", "block": "C1", "k": 3, "s": 1, "d": 1}
+    row |= {"RF in": 1, "RF out": 3, "jump in": 1, "jump out": 1}
+    assert (found["tally"][0], found["blocks_are_guessed"]) == (row, False)
 
 
 @pytest.mark.parametrize("flags", [("--width", "0"), ("--width", "wide"), ("--model", "VGG")])

@@ -34,6 +34,7 @@ def test_blocks_of_the_published_network():
     ):
         assert "\n".join(box) in "\n".join(found)
     assert "+" not in found
+    assert "guessed" not in found[-1]
 
 
 def test_shortcuts_are_those_of_the_residual_blocks():
@@ -83,6 +84,7 @@ def test_an_edited_network_is_drawn():
         assert text in found
     counts = [232 + 2 * 592 + 584 + 1_152, 32 + 170]
     assert sum(counts) == count_parameters(Flat())
+    assert found.endswith("blocks: guessed from the strides")
     for count in counts:
         assert f"{count:,} parameters" in found
     figure, _ = draw_network(trace(Flat()))  # no text is wider than its box

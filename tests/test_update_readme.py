@@ -161,7 +161,7 @@ def test_blocks_show_the_run_and_are_checked_and_written_once(repo):
     for row in ("Best test loss", "Last train accuracy", "Last train loss", "Device", "Updated"):
         assert text.count(f"| {row} | ") == 1
     assert "| Data set | small: 96 training and 33 test images, 3 classes |" in text
-    assert "| c4a.dw | 3 | 1 | 2 | 23 | 55 | 8 | 8 |" in text
+    assert "| c4a.dw | C4 | 3 | 1 | 2 | 23 | 55 | 8 | 8 |" in text
     assert "visualize_augmentations.py --save" in text
     assert "22,191 trainable parameters" in text
     assert "depth-idx" in text
