@@ -100,7 +100,8 @@ def list_files(arguments: Sequence[str]) -> Iterator[str]:
 
     for argument in arguments:
         is_folder = argument != STDIN and Path(argument).is_dir()
-        found = [file.path for file in image_files.list_files(argument)] if is_folder else []
+        files = image_files.list_files(argument) if is_folder else []
+        found = [file.path for file in files if not image_files.is_clutter(file.name)]
         yield from found or [argument]
 
 

@@ -22,6 +22,8 @@ from console import signals
 FIRST_PRINTS = 10  # seconds that other processes wait, so that the first can print the error
 # which a terminal obeys, and surrogates, which stand for bytes that are not UTF-8
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+STARTED = time.time()
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 
@@ -73,6 +75,8 @@ def run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for a console that lacks some letter
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's may be missing here, and none is needed
+    warn_of_stale_modules()
     # of several processes, the first one prints
     printed = redirect_stdout(None) if rank() > 0 else nullcontext()
     with signals.handled(), printed:
@@ -85,6 +89,17 @@ def run(main: Callable[[], None]) -> None:
         signals.exit_at_once(status)
     if status:
         sys.exit(status)
+
+
+def warn_of_stale_modules() -> None:
+    """Names the files that changed since a notebook imported them, so that their old code runs."""
+    files = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+    ours = sorted(Path(file) for file in files if file and ROOT in Path(file).parents)
+    if stale := [x.name for x in ours if x.exists() and x.stat().st_mtime > STARTED]:
+        print_error(
+            f"warning: {', '.join(stale)} changed after the import, and the old code runs; restart "
+            "the notebook's kernel, or run the script with !python"
+        )
 
 
 def _status_of(main: Callable[[], None]) -> int:
@@ -123,9 +138,8 @@ def _line(error: Exception) -> str | None:
 def _how_to_install(module: str) -> str | None:
     """How to install a missing module; None if it is none that the project requires."""
     package = PACKAGES.get(module, module)
-    root = Path(__file__).parents[1]
     for name in ("requirements.txt", "requirements-export.txt", "requirements-dev.txt"):
-        if re.search(rf"^{re.escape(package)}\b", (root / name).read_text("utf-8"), re.MULTILINE):
+        if re.search(rf"^{re.escape(package)}\b", (ROOT / name).read_text("utf-8"), re.MULTILINE):
             return f"{module} is not installed: pip install -r {name}"
     return None
 

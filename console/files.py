@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from console.errors import ROOT as REPOSITORY
 from console.errors import UserError
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def in_repository(name: str) -> Path:

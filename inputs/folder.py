@@ -53,7 +53,7 @@ def load(dataset: str, data_dir: Path) -> ImageData:
     images, is_image = _read(files, root, data_dir)
     skipped = [file.name for file, kept in zip(files, is_image, strict=True) if not kept]
     if skipped:
-        kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in skipped)
+        kinds = Counter(_kind_of(name) for name in skipped)
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         print(f"{root}: skipped files that are not images: {counts}", flush=True)
     splits = np.array([split for split, *_ in found], str)[is_image]
@@ -72,6 +72,10 @@ def load(dataset: str, data_dir: Path) -> ImageData:
         classes,
         split="val" if "val" in folders else "test",
     )
+
+
+def _kind_of(name: str) -> str:
+    return "hidden" if name.startswith(".") else Path(name).suffix.lower() or "no suffix"
 
 
 def _class_folders(root: Path) -> dict[str, list[Path]]:
@@ -97,7 +101,8 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_dir())
+    folders = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folders if not image_files.is_clutter(path.name))
 
 
 def _split(labels: np.ndarray, classes: tuple[str, ...], root: Path) -> list[np.ndarray]:
@@ -169,6 +174,8 @@ def _decode(files: list[os.DirEntry]) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode_file(path: str) -> np.ndarray | None:
     """The image uint8 (32, 32, 3); None for a file that is not and does not claim to be one."""
+    if image_files.is_clutter(Path(path).name):
+        return None
     try:
         return image_files.read_image(path)
     except image_files.NotAnImage as error:

@@ -85,7 +85,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def list_files(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
-    """The files in `folder` and its subfolders, by name, without hidden ones such as .DS_Store.
+    """The files in `folder` and its subfolders, by name; see `is_clutter` for folders left out.
 
     Links to folders are followed, but not back to one of the folders `above`.
     """
@@ -93,12 +93,15 @@ def list_files(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[os.D
     if real in above:
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from list_files(entry.path, (*above, real))
-        else:
+        if not entry.is_dir():
             yield entry
+        elif not is_clutter(entry.name):
+            yield from list_files(entry.path, (*above, real))
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is hidden, as .DS_Store and ._cat.png are, or made by macOS."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 @cache

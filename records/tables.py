@@ -64,14 +64,17 @@ def read_rows(path: Path, kind: type[Row], rename: dict[str, str] | None = None)
         return []
     optional = {each.name for each in fields(kind) if each.default is not MISSING}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if ";" in (reader.fieldnames or [""])[0]:
+                raise ValueError("its columns are separated by semicolons; save it with commas")
             rows = [
                 {
                     (rename or {}).get(name, name): value
                     for name, value in row.items()
                     if value != "" or name not in optional
                 }
-                for row in csv.DictReader(file, strict=True)
+                for row in reader
             ]
         return validate(list[kind], rows)
     except (ValueError, csv.Error, OSError) as error:

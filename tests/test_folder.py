@@ -173,7 +173,7 @@ def test_what_is_no_image_is_skipped_and_counted(tree, capsys):
     capsys.readouterr()
     assert load(tree).fingerprint == expected.fingerprint
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("not images: 1 .db, 1 .ini, 2 .txt, 1 no suffix")
+    assert line.endswith("not images: 1 .db, 1 .ini, 2 .txt, 1 hidden, 1 no suffix")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

@@ -4,6 +4,7 @@ import ctypes
 import platform
 from pathlib import Path
 
+import joblib
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
     available = {"cpu": 1, "cuda": usable, "mps": torch.mps.device_count()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+        if problem := find_problem(name):
+            print_error(f"warning: training on the CPU, because {name} fails: {problem}")
+            name = "cpu"
     device = torch.device(name)
     if (device.index or 0) >= available[device.type]:
         present = ", ".join(kind for kind, count in available.items() if count)
@@ -38,6 +42,10 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
                 f"--nproc_per_node={gpus}, or train.py --device cpu"
             )
         device = torch.device(device.type, world.local_rank)
+    if device.type == "cpu":  # torch counts the machine's cores, a container may have fewer
+        torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))
+    elif problem := find_problem(device):
+        raise UserError(f"--device {name} fails: {problem}; try --device cpu")
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # some of torch's functions use the current device
@@ -46,6 +54,15 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.deterministic = True  # the same seed gives the same log
     return device
+
+
+def find_problem(device: str | torch.device) -> str | None:
+    """Why a device cannot compute: torch may have no kernels for an old GPU, for example."""
+    try:
+        (torch.ones(1, device=device) + 1).item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def describe_device(device: torch.device, processes: int = 1) -> str:
