@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from records.trained_net import TrainedNet
 
 CALIBRATION_IMAGES = 1000
+OPSET = 18  # of operators; tried with onnxruntime 1.16, which reads none above 19
 TOLERANCE = 1e-3  # between logits of PyTorch and onnxruntime, which sum in another order
 
 DEMO = REPOSITORY / "demo"
@@ -171,9 +172,11 @@ def export_onnx(net: TrainedNet) -> bytes:
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
+            opset_version=OPSET,
             verbose=False,
         )
     model = program.model_proto
+    model.ir_version = 8
     for node in model.graph.node:  # each lists the lines of code it comes from, with full paths
         node.ClearField("metadata_props")
     onnx.helper.set_model_props(model, {"classes": json.dumps(net.classes, ensure_ascii=False)})
@@ -198,6 +201,7 @@ def write_int8_onnx(source: Path, target: Path, images: Tensor) -> None:
     saturating 16 bits, and the accuracy falls
     (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
     """
+    import onnx
     from onnxruntime import quantization
 
     parts = iter([{"images": part.numpy()} for part in images.split(50)])
@@ -213,6 +217,10 @@ def write_int8_onnx(source: Path, target: Path, images: Tensor) -> None:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QUInt8,
         )
+    model = onnx.load(target)
+    del model.opset_import[:]  # it names sets that it does not use, and older runtimes refuse them
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    onnx.save(model, target)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Images and labels from an .npz file with the keys of MedMNIST."""
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,6 @@ def load(dataset: str, _data_dir: Path) -> ImageData:
     classes = _class_names(arrays.pop("classes", np.array([], str)), path)
     for split in ("train", "test"):
         images, labels = f"{split}_images", f"{split}_labels"
-        arrays[images] = _network_images(arrays[images], f"--dataset {path}: {images}")
         arrays[labels] = _class_numbers(arrays[labels], f"--dataset {path}: {labels}")
         if len(arrays[images]) != len(arrays[labels]) or not len(arrays[images]):
             raise UserError(
@@ -42,25 +42,60 @@ def load(dataset: str, _data_dir: Path) -> ImageData:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of KEYS and, if it is there, of "classes"."""
+    """The arrays of KEYS and, if it is there, of "classes"; images in the network's size."""
     if not zipfile.is_zipfile(path):
         raise UserError(f"--dataset {path}: not an .npz file, or a damaged one")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            for name in file.zip.namelist():
-                file.zip.open(name).close()  # fails if the file's directory has another name for it
-            missing = [key for key in KEYS if key not in file]
-            arrays = {key: file[key] for key in (*KEYS, "classes") if key in file}
+            if missing := [key for key in KEYS if key not in file]:
+                raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
+            arrays = {}
+            for key in (*KEYS, "classes"):
+                if key in file:
+                    read = _read_images if key.endswith("images") else _read_array
+                    arrays[key] = read(file, key, f"--dataset {path}: {key}")
+            return arrays
+    except UserError:
+        raise
     except Exception as error:  # a broken file can make numpy and zlib raise anything
         pickled = "pickle" in str(error).lower()
         reason = "holds pickled objects, which are not read" if pickled else f"unreadable: {error}"
         raise UserError(f"--dataset {path}: {reason}") from error
-    if missing:
-        raise UserError(f"--dataset {path}: has no {', '.join(missing)}")
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"--dataset {path}: {key} is not an array")
-    return arrays
+
+
+def _read_array(file: np.lib.npyio.NpzFile, key: str, where: str) -> np.ndarray:
+    array = file[key]
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{where} is not an array")
+    return array
+
+
+def _read_images(file: np.lib.npyio.NpzFile, key: str, where: str) -> np.ndarray:
+    """uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3) -> uint8 (N, 32, 32, 3) RGB.
+
+    They are read one by one: a file of images of 224x224 pixels takes 2 GB of memory as a whole.
+    """
+    with file.zip.open(f"{key}.npy") as stream:
+        if stream.peek(6)[:6] != np.lib.format.MAGIC_PREFIX:
+            raise UserError(f"{where} is not an array")
+        headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = headers[np.lib.format.read_magic(stream)[0] - 1](stream)
+        if dtype.hasobject:
+            raise ValueError("pickled objects")
+        if shape[3:] not in ((), (1,), (3,)) or len(shape) < 3 or 0 in shape[1:]:
+            needed = "(N, H, W) or (N, H, W, 3): channels last, no 3D volumes"
+            raise UserError(f"{where} of shape {shape}; needs {needed}")
+        if dtype != np.uint8:
+            raise UserError(f"{where} are {dtype}; needs uint8, 0 to 255")
+        if shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3):
+            return np.ascontiguousarray(file[key])
+        side = shape[1:3] if shape[3:] == (1,) else shape[1:]
+        parts = (stream.read(math.prod(side)) for _ in range(shape[0]))
+        images = (np.frombuffer(part, np.uint8).reshape(side) for part in parts)
+        if is_fortran:
+            images = file[key].reshape(shape[0], *side)
+        bar = tqdm(images, "resizing images", shape[0], disable=None, leave=False)
+        return np.stack([to_network_size(Image.fromarray(image)) for image in bar])
 
 
 def _class_names(classes: np.ndarray, path: Path) -> tuple[str, ...]:
@@ -69,24 +104,6 @@ def _class_names(classes: np.ndarray, path: Path) -> tuple[str, ...]:
     if classes.dtype.kind == "S":
         classes = np.char.decode(classes, "utf-8", "replace")
     return tuple(classes.astype(str).ravel().tolist())
-
-
-def _network_images(images: np.ndarray, where: str) -> np.ndarray:
-    """uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3) -> uint8 (N, 32, 32, 3) RGB."""
-    shape = images.shape
-    if shape[3:] not in ((), (1,), (3,)) or len(shape) < 3 or 0 in shape[1:]:
-        needed = "(N, H, W) or (N, H, W, 3): channels last, no 3D volumes"
-        raise UserError(f"{where} of shape {shape}; needs {needed}")
-    if images.dtype != np.uint8:
-        raise UserError(f"{where} are {images.dtype}; needs uint8, 0 to 255")
-    if images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE, 3):
-        return images
-    if images.ndim == 4 and images.shape[3] == 1:
-        images = images[..., 0]
-    resized = np.empty((len(images), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    for index, image in enumerate(tqdm(images, "resizing images", disable=None, leave=False)):
-        resized[index] = to_network_size(Image.fromarray(image))
-    return resized
 
 
 def _class_numbers(labels: np.ndarray, where: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from packaging.requirements import Requirement
 
 from console.errors import UserError
 from console.files import REPOSITORY, check_file, replacing
@@ -22,7 +23,9 @@ from records import names
 from records.checkpoints import Channels, Checkpoint, load_checkpoint
 from records.tables import Strict, as_table, read_rows, validate, write_table
 
-PACKAGES = ("torch", "torchvision", "albumentations", "cv2", "numpy")
+# those that decide a result, each with the name that pip has for it
+PACKAGES = {"cv2": "opencv-python-headless"}
+PACKAGES |= {name: name for name in ("torch", "torchvision", "albumentations", "numpy")}
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,18 @@ class ClassRow(Strict):
     recall: float  # the share of this class's images that are predicted as such
     f1: float  # the harmonic mean of both
     images: int
+
+
+def find_unsupported(versions: dict[str, str]) -> list[str]:
+    """Packages of `versions` that requirements.txt excludes: ["cv2 4.12.0, not >=5.0"]."""
+    lines = (REPOSITORY / "requirements.txt").read_text("utf-8").splitlines()
+    required = [Requirement(text) for line in lines if (text := line.partition("#")[0].strip())]
+    allowed = {each.name: each.specifier for each in required}
+    return [
+        f"{name} {version}, not {allowed[PACKAGES[name]]}"
+        for name, version in versions.items()
+        if name in PACKAGES and not allowed[PACKAGES[name]].contains(version, prereleases=True)
+    ]
 
 
 def now() -> str:

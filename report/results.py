@@ -17,7 +17,7 @@ from model import Normalised
 from recipe import Recipe
 from records import names
 from records.checkpoints import load_weights
-from records.results import ClassRow, LogRow, find_best, write_confusion
+from records.results import ClassRow, LogRow, find_best, find_unsupported, write_confusion
 from records.run import Run
 from records.tables import as_table, write_table
 from report import activation_map, pictures
@@ -26,6 +26,11 @@ MISTAKES = 12  # in the grid, each with two maps
 
 
 def print_start(run: Run) -> None:
+    if unsupported := find_unsupported(run.config.versions):
+        print_error(
+            f"warning: what runs is not what requirements.txt asks for ({'; '.join(unsupported)}), "
+            "so results may differ"
+        )
     print(f"learning rate: {explain_peak(run.config.recipe)}", flush=True)
     if run.log:
         print(f"resumed after epoch {len(run.log)} of {run.config.recipe.epochs}", flush=True)

@@ -91,14 +91,6 @@ def test_npz_with_damaged_bytes(small_npz, small_data, tmp_path, how):
         assert loaded.fingerprint == small_data.fingerprint
 
 
-def test_npz_whose_directory_has_another_name(small_npz, tmp_path):
-    """Without its names the classes would be called 0, 1 and 2."""
-    content = bytearray(small_npz.read_bytes())
-    content[content.rindex(b"classes.npy")] ^= 1
-    (tmp_path / "x.npz").write_bytes(content)
-    assert attempt(load, tmp_path / "x.npz") is None
-
-
 plain = st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.text(max_size=3)
 anything = st.recursive(
     plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)
