@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from console.markdown import escaped, row, table, without_markup
 from constraints.checks import check
 from constraints.tables import count_parameters, layer_table, tally_table
 from constraints.trace import Trace, trace
+from recipe import Recipe
 from records import names, results, runs
 from records.checkpoints import load_network
 from records.tables import read_rows
@@ -55,15 +56,18 @@ class FinishedRun:
         """ "test" or "validation", the images that the run was evaluated on."""
         return names.SPLITS[self.config.split]
 
-    def image(self, name: Path, alt: str, width: int) -> str:
-        """An `<img>` of a picture of the run."""
+    def link(self, name: Path) -> str:
+        """The address of a file of the run, from the README."""
         path = check_file(self.results / name).resolve()
         try:
-            url = quote(Path(os.path.relpath(path, self.readme_folder)).as_posix())
+            return quote(Path(os.path.relpath(path, self.readme_folder)).as_posix())
         except ValueError as error:  # on Windows
             raise UserError(f"{path} is on another drive than the README: {error}") from error
+
+    def image(self, name: Path, alt: str, width: int) -> str:
+        """An `<img>` of a picture of the run."""
         text = without_markup(alt).replace('"', "&quot;")
-        return f'<img src="{url}" alt="{text}" width="{width}">'
+        return f'<img src="{self.link(name)}" alt="{text}" width="{width}">'
 
 
 def format_count(count: int, noun: str) -> str:
@@ -72,24 +76,57 @@ def format_count(count: int, noun: str) -> str:
 
 
 def format_headline(run: FinishedRun) -> str:
-    """The figures that a visitor looks for first; the accuracy over all seeds of the recipe."""
-    config, log = run.config, run.log
-    known, recipe = runs.read_runs(run.results), runs.write_recipe(config.recipe)
-    own = known[(known.recipe == recipe) & (known.command == config.command)]
-    same = known[known.group.isin(own.group)]
-    accuracies = log.eval_acc[-1:] if same.empty else same.accuracy
-    count = max(1, same.seed.nunique())
-    seeds = format_count(count, "seed")
-    minutes = f"{log.seconds.sum() / 60:.1f} min on {escaped(config.device)}"
-    if len(accuracies) > 1:
-        minutes += f" (seed {config.recipe.seed})"
-    cells = (
-        f"**{config.parameters:,}**",
-        f"**{evidence.format_mean(accuracies)} %** (last epoch, {seeds})",
-        escaped(config.dataset),
-        f"{format_count(len(log), 'epoch')} in {minutes}",
-    )
-    return table(("parameters", f"{run.evaluated} accuracy", "data set", "training"), [cells])
+    """The runs that a visitor looks for first: each network's usual run and its longest one.
+
+    Their recipes have the defaults but for the length, the augmenting device and the number format.
+    Without such runs in runs.csv, it is the run itself.
+    """
+    columns = ("network", "parameters:", f"{run.evaluated} accuracy:", "epochs:", "time:", "device")
+    known = runs.read_runs(run.results)
+    if _group_of(run) not in set(known.group):
+        config, log = run.config, run.log
+        figures = f"{config.parameters:,}", f"**{log.eval_acc.iloc[-1]:.2f} %**", len(log)
+        name = escaped(config.recipe.network.model)
+        cells = name, *figures, f"{log.seconds.sum() / 60:.0f} min", escaped(config.device)
+        return table(columns, [cells])
+    plain = known[(known.split == "test") & (known.script == "train.py") & (known.teacher == "")]
+    plain = plain[plain.recipe.map(_is_usual)]
+    checkpoints = _link_checkpoints(run)
+    rows = []
+    for network, own in plain.groupby("network", sort=False):
+        for epochs in (Recipe.epochs, own.epochs.max()):
+            same = own[own.epochs == epochs]
+            group = same[same.group == same.group.mode()[0]]
+            first, accuracy = group.iloc[0], evidence.format_mean(group.accuracy)
+            accuracy = f"**{accuracy} %**, {format_count(len(group), 'seed')}"
+            time = f"{group.seconds.median() / 60:.0f} min"
+            cells = network, f"{first.parameters:,}", accuracy, epochs, time, escaped(first.device)
+            rows.append((*cells, checkpoints.get(first.group, "")))
+    return table((*columns, "checkpoint"), rows)
+
+
+def _is_usual(recipe: str) -> bool:
+    changed = {each.split()[0] for each in runs.list_changes(runs.read_recipe(recipe))}
+    return changed <= {"--augment", "--precision"}
+
+
+def _group_of(run: FinishedRun) -> tuple:
+    """See `runs.make_runs_table`."""
+    config = run.config
+    recipe = runs.write_recipe(replace(config.recipe, seed=0))
+    network = config.recipe.network.model, config.parameters
+    return "train.py", *network, config.dataset, config.split, config.teacher, recipe
+
+
+def _link_checkpoints(run: FinishedRun) -> dict[tuple, str]:
+    """Links to best.pt of the runs in the results folder and in the folders there, by group."""
+    links = {}
+    for path in [*sorted(run.results.glob(f"*/{names.CONFIG}")), run.results / names.CONFIG]:
+        other = FinishedRun(path.parent, run.readme_folder)
+        url, best = other.link(names.BEST), other.log.eval_acc.max()
+        seed = other.config.recipe.seed
+        links[_group_of(other)] = f"[{names.BEST}]({url}), seed {seed}: {best:.2f} %"
+    return links
 
 
 def format_results(run: FinishedRun) -> str:
