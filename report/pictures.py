@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from console.files import replacing
+from constraints.assignment import read_assignment
 from records import names
 
 DPI = 100
@@ -42,6 +43,9 @@ def draw_curves(log: pd.DataFrame, split: str, out: Path) -> None:
         axes.plot(log.epoch, log[f"train_{column}"], label="train (augmented)", **style)
         style["color"] = EVALUATED_COLOR
         axes.plot(log.epoch, log[f"eval_{column}"], label=names.SPLITS[split], **style)
+        if column == "acc":
+            wanted = read_assignment().accuracy
+            axes.axhline(wanted, color="black", lw=0.8, ls=":", label=f"assignment, {wanted:g} %")
         _save_curves(axes, out / path)
 
 

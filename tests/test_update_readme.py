@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 from PIL import Image
 from runs import REPO, run_script
@@ -102,7 +103,7 @@ def test_blocks_show_the_run(repo):
     for row in ("Best test loss", "Last train accuracy", "Last train loss", "Device", "Updated"):
         assert text.count(f"| {row} | ") == 1
     assert "| Data set | small: 96 training and 33 test images, 3 classes |" in text
-    assert "| c4a.dw | 3 | 1 | 2 | 23 | 55 | 8 | 8 |" in text
+    assert "| c4a.dw | C4 | 3 | 1 | 2 | 23 | 55 | 8 | 8 |" in text
     assert "visualize_augmentations.py --save" in text
     assert "22,191 trainable parameters" in text
     assert "depth-idx" in text
@@ -134,10 +135,12 @@ def test_bench_block(repo):
 
 
 def test_a_broken_constraint_stands_out():
-    network = Net(width=1.6)
-    run = SimpleNamespace(traced=trace(network))
-    (line,) = [line for line in BLOCKS["CONSTRAINTS"](run).splitlines() if "**no**" in line]
-    assert line == f"| under 200,000 parameters | **no** | {count_parameters(network):,} |"
+    network, log = Net(width=1.6), pd.DataFrame({"eval_acc": [90, 84.5]})
+    run = SimpleNamespace(traced=trace(network), log=log, evaluated="test")
+    assert [line for line in BLOCKS["CONSTRAINTS"](run).splitlines() if "**no**" in line] == [
+        f"| under 200,000 parameters | **no** | {count_parameters(network):,} |",
+        "| test accuracy of at least 85 % | **no** | 84.50 % in the last epoch |",
+    ]
 
 
 def test_names_with_markup_stay_text_in_the_table(repo):
