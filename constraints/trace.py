@@ -38,9 +38,9 @@ def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
         traced = Trace(network.eval(), random_images(network, 2))
         _check_logits(traced.logits, 2, num_classes, "evaluation")
         with redirect_stdout(io.StringIO()):  # a network that prints does it once
-            # more than two images, because ghost batch norm splits them
-            traced.training = Trace(network.train(), random_images(network, 16))
-            _check_logits(traced.training.logits, 16, num_classes, "training")
+            traced.training = _trace_training(network.train())
+            count = len(traced.training.images)
+            _check_logits(traced.training.logits, count, num_classes, "training")
             _check_logits(network.eval()(traced.images[:1]), 1, num_classes, "evaluation")
     for mode in (traced, traced.training):
         _check_registered(mode)
@@ -50,6 +50,14 @@ def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
         inputs = [traced.training.images, *(x for x in network.parameters() if x.requires_grad)]
         torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=True)
     return traced
+
+
+def _trace_training(network: nn.Module) -> Trace:
+    """With a number of images that ghost batch norm can split."""
+    try:
+        return Trace(network, random_images(network, 16))
+    except Exception:  # a network may raise anything for a number that it cannot split
+        return Trace(network, random_images(network, 240))
 
 
 def _check_logits(logits: object, count: int, num_classes: int | None, mode: str) -> None:
@@ -82,8 +90,8 @@ def _set_blocks(layers: list[Layer]) -> bool:
 
     They do if one prefix ("c" of "c2a.dw", "features.conv_block_") has exactly the numbers 1 to 4,
     in the order in which they run; of several such, the one of most layers. A layer outside of the
-    blocks belongs to the one that ran before it. In a network whose names tell nothing, each 3x3
-    stride-2 convolution begins the next block.
+    blocks belongs to the one that ran before it. In a network whose names tell nothing, the next
+    block begins where the map is halved; strides side by side count once.
     """
     numbers: dict[str, dict[int, int]] = {}  # prefix -> index of the layer -> number
     for index, layer in enumerate(layers):
@@ -92,8 +100,10 @@ def _set_blocks(layers: list[Layer]) -> bool:
     named = [x for x in numbers.values() if sorted(x.values()) == list(x.values())]
     named = [x for x in named if set(x.values()) == {1, 2, 3, 4}]
     names = max(named, key=len, default={})
-    block = 1
+    block, halved = 1, set()
     for index, layer in enumerate(layers):
-        guess = min(4, block + layer.is_strided)
+        if layer.downsamples:
+            halved.add(layer.before.jump)
+        guess = min(4, 1 + len(halved))
         layer.block = block = names.get(index, block) if names else guess
     return bool(names)
