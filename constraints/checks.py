@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from constraints.assignment import Assignment, read_assignment
-from constraints.layers import Layer
+from constraints.layers import Layer, memory
 from constraints.measured import averages, measure_receptive_field
-from constraints.recording import memory
 from constraints.trace import Trace
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from constraints.flow import Trace
-from constraints.layers import AVERAGES
-from constraints.recording import random_images
+from constraints.layers import AVERAGES, random_images
 from recipe import IMAGE_SIZE
 
 LARGEST_SIZE = 256  # pixels
