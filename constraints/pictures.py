@@ -77,16 +77,17 @@ def make_boxes(traced: Trace) -> list[Box]:
 def _count_by_block(traced: Trace) -> Counter[str]:
     """The trainable parameters that each block uses; those of no block count in the output.
 
-    It begins after the pooling. Without one, it is what multiplies after the last layer.
+    The output begins with the pooling, or else with the first product after the last map.
     """
+    steps, maps = traced.steps, [x for x in traced.layers if x.has_map]
+    start = steps.index((traced.pooling or maps[-1]).step) if traced.pooling or maps else 0
+    if not traced.pooling:
+        products = (i for i, step in enumerate(steps) if step.op in ("mm", "addmm"))
+        start = next((i for i in products if i > start), len(steps))
     block_of, counts = {}, Counter()
-    ends = [traced.pooling] if traced.pooling else [x for x in traced.layers if x.has_map]
-    has_ended, end = not ends, ends[-1].step if ends else None
-    for step in traced.steps:
-        is_output = has_ended and (traced.pooling or step.op in ("mm", "addmm"))
-        block = "O" if is_output else f"C{step.block}"
+    for index, step in enumerate(steps):
+        block = "O" if index >= start else f"C{step.block}"
         block_of |= dict.fromkeys(map(memory, step.inputs), block)
-        has_ended = has_ended or step is end
     for parameter in traced.network.parameters():
         if parameter.requires_grad:
             counts[block_of.get(memory(parameter), "O")] += parameter.numel()
