@@ -31,7 +31,7 @@ def succeed(*command: object) -> str:
 def test_it_is_checked(student):
     outcome = run_script("model", "--json", "--model", f"{FOLDER}/{student}")
     found, (broken, are_guessed) = json.loads(outcome.out), STUDENTS[student]
-    assert [x["constraint"] for x in found["constraints"] if not x["passed"]] == broken
+    assert [x["constraint"] for x in found["verdicts"] if not x["passed"]] == broken
     assert (outcome.status, found["blocks_are_guessed"]) == (int(bool(broken)), are_guessed)
 
 

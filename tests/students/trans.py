@@ -8,7 +8,7 @@ def conv_bn(i, o, **kwargs):
 class CIFAR10Model(nn.Module):
     """Strides in 1x1 convolutions, which the assignment does not allow."""
 
-    def __init__(self, num_classes=10):
+    def __init__(self, num_classes):
         super().__init__()
         self.features = nn.Sequential()
         channels = 3
