@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
-from torch import nn
 
 from constraints.layers import Layer, memory
 from constraints.trace import Trace
@@ -22,6 +21,7 @@ WIDTH = 8.3  # inches; the README shows it at 830 pixels
 STRIDE_COLOR, DILATION_COLOR, PLAIN_COLOR = "#9ecae1", "#fdae6b", "#f0f0f0"
 COLUMN, BOX, TOP, LINE, GAP = 166, 132, 58, 16, 16  # hundredths of an inch
 LINE_LENGTH = 19  # characters
+PRODUCTS = ("mm", "addmm", "convolution")
 
 
 class Box(NamedTuple):
@@ -66,26 +66,32 @@ def make_boxes(traced: Trace) -> list[Box]:
         group = list(group)
         lines = ", ".join(map(_kernel, group)), _shape(group[-1])
         boxes.append(Box(f"C{block}", name, lines, _color(group), name in shortcuts))
-    drawn, known = {box.name for box in boxes}, dict(traced.network.named_modules())
-    pooled = [x.name for x in traced.layers if not x.has_map and x.name in known]
-    heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in drawn}
-    sizes = ", ".join(f"{head.in_features} to {head.out_features}" for head in heads.values())
-    name = ", ".join(dict.fromkeys([*pooled, *heads]))
+    rest = traced.steps[_find_output(traced) :]
+    heads = [step for step in rest if step.op in PRODUCTS]
+    weights = [x.arguments["weight" if x.op == "convolution" else "mat2"] for x in heads]
+    shapes = [x.shape[1::-1] if x.dim() == 4 else x.shape for x in weights]
+    sizes = ", ".join(f"{before} to {after}" for before, after in shapes)
+    used = [traced.pooling.name] if traced.pooling else []
+    used += [step.module for step in heads]
+    name = ", ".join(x for x in dict.fromkeys(used) if x != "forward")
     return [*boxes, Box("O", name, ("pooling, linear", sizes), PLAIN_COLOR)]
 
 
-def _count_by_block(traced: Trace) -> Counter[str]:
-    """The trainable parameters that each block uses; those of no block count in the output.
-
-    The output begins with the pooling, or else with the first product after the last map.
-    """
+def _find_output(traced: Trace) -> int:
+    """The first step of the output: the pooling, or else the first product after the last map."""
     steps, maps = traced.steps, [x for x in traced.layers if x.has_map]
-    start = steps.index((traced.pooling or maps[-1]).step) if traced.pooling or maps else 0
-    if not traced.pooling:
-        products = (i for i, step in enumerate(steps) if step.op in ("mm", "addmm"))
-        start = next((i for i in products if i > start), len(steps))
+    if traced.pooling:
+        return steps.index(traced.pooling.step)
+    last = steps.index(maps[-1].step) if maps else -1
+    products = (i for i, step in enumerate(steps) if i > last and step.op in PRODUCTS)
+    return next(products, len(steps))
+
+
+def _count_by_block(traced: Trace) -> Counter[str]:
+    """The trainable parameters that each block uses; those of no block count in the output."""
+    start = _find_output(traced)
     block_of, counts = {}, Counter()
-    for index, step in enumerate(steps):
+    for index, step in enumerate(traced.steps):
         block = "O" if index >= start else f"C{step.block}"
         block_of |= dict.fromkeys(map(memory, step.inputs), block)
     for parameter in traced.network.parameters():
