@@ -17,6 +17,8 @@ from constraints.tables import count_mult_adds, count_parameters, layer_table, t
 from constraints.trace import Trace, trace
 from recipe import Network
 
+CLASSES = 10  # of CIFAR-10
+
 
 @dataclass(frozen=True)
 class Options:
@@ -45,7 +47,7 @@ def main(build_network: Callable[..., nn.Module]) -> None:
     if options.save:
         check_writable(options.save, "--save")
     assignment = read_assignment(options.assignment)
-    traced = trace(build_network(**asdict(arguments)))
+    traced = trace(build_network(num_classes=CLASSES, **asdict(arguments)))
     checks = check(traced, assignment)
     if options.json:
         print(as_json(arguments.model, traced, checks))
@@ -69,6 +71,6 @@ def as_json(name: str, traced: Trace, checks: list[Check]) -> str:
         "multiply_adds": count_mult_adds(traced.network),
         "blocks_are_guessed": traced.blocks_are_guessed,
         "tally": tally(traced),
-        "constraints": [asdict(each) for each in checks],
+        "verdicts": [asdict(each) for each in checks],
     }
     return json_format.dumps(values, indent=2)

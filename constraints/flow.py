@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from constraints.layers import AVERAGES, Layer, MapState, Pair
-from constraints.recording import Step, memory, record
+from constraints.layers import AVERAGES, Layer, MapState, Pair, Step, memory, record
 
 
 class Piece(NamedTuple):

@@ -1,9 +1,9 @@
 """Pictures of a network's blocks and of its receptive field, computed from its trace."""
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import groupby
 from textwrap import wrap
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -11,11 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
-from torch import nn
 
-from constraints.layers import Layer
-from constraints.recording import memory
-from constraints.tables import count_parameters
+from constraints.layers import Layer, memory
 from constraints.trace import Trace
 from recipe import IMAGE_SIZE
 
@@ -24,18 +21,17 @@ WIDTH = 8.3  # inches; the README shows it at 830 pixels
 STRIDE_COLOR, DILATION_COLOR, PLAIN_COLOR = "#9ecae1", "#fdae6b", "#f0f0f0"
 COLUMN, BOX, TOP, LINE, GAP = 166, 132, 58, 16, 16  # hundredths of an inch
 LINE_LENGTH = 19  # characters
+PRODUCTS = ("mm", "addmm", "convolution")
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A module with one or more layers, in the diagram of a network."""
 
     block: str
     name: str
     lines: tuple[str, str]  # kernels and shape
     color: str
-    has_shortcut: bool
-    parameters: int
+    has_shortcut: bool = False
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -57,51 +53,50 @@ def draw_network(
         image: uint8 (H, W, 3), enlarged or not, behind the receptive field.
         effective: of `activation_map.effective_receptive_field`, for a second panel.
     """
-    blocks = _draw_blocks(make_boxes(traced), traced.blocks_are_guessed)
-    return blocks, _draw_receptive_field(traced.layers, image, effective)
+    return _draw_blocks(traced), _draw_receptive_field(traced.layers, image, effective)
 
 
 def make_boxes(traced: Trace) -> list[Box]:
     """What the diagram shows of a network, in the order in which it runs; the output is last."""
     maps = [layer for layer in traced.layers if layer.has_map]
-    groups = [(name, list(group)) for name, group in groupby(maps, _module_name)]
-    steps, dims = traced.steps, traced.dims
-    adds = [step for step in steps if step.op in ("add", "add_") and len(step.inputs) > 1]
-    shortcuts = {step.module for step in adds if all(any(dims(x)) for x in step.inputs)}
-    parameters = _count_by_module(traced, {name for name, _ in groups})
-    boxes = []
-    for name, group in groups:
+    adds = [step for step in traced.steps if step.op in ("add", "add_") and len(step.inputs) > 1]
+    adds = [step for step in adds if all(any(traced.dims(x)) for x in step.inputs)]
+    shortcuts, boxes = {step.module for step in adds}, []
+    for (block, name), group in groupby(maps, lambda layer: (layer.block, _module_name(layer))):
+        group = list(group)
         lines = ", ".join(map(_kernel, group)), _shape(group[-1])
-        # a module may have two boxes, with another one between them
-        count = parameters.pop(name, 0)
-        block = f"C{group[0].block}"
-        boxes.append(Box(block, name, lines, _color(group), name in shortcuts, count))
-    known = dict(traced.network.named_modules())
-    pooled = [x.name for x in traced.layers if not x.has_map and x.name in known]
-    drawn = {name for name, _ in groups}
-    heads = {n: m for n, m in known.items() if isinstance(m, nn.Linear) and n not in drawn}
-    sizes = ", ".join(f"{head.in_features} to {head.out_features}" for head in heads.values())
-    rest = count_parameters(traced.network) - sum(box.parameters for box in boxes)
-    name = ", ".join(dict.fromkeys([*pooled, *heads]))
-    return [*boxes, Box("O", name, ("pooling, linear", sizes), PLAIN_COLOR, False, rest)]
+        boxes.append(Box(f"C{block}", name, lines, _color(group), name in shortcuts))
+    rest = traced.steps[_find_output(traced) :]
+    heads = [step for step in rest if step.op in PRODUCTS]
+    weights = [x.arguments["weight" if x.op == "convolution" else "mat2"] for x in heads]
+    shapes = [x.shape[1::-1] if x.dim() == 4 else x.shape for x in weights]
+    sizes = ", ".join(f"{before} to {after}" for before, after in shapes)
+    used = [traced.pooling.name] if traced.pooling else []
+    used += [step.module for step in heads]
+    name = ", ".join(x for x in dict.fromkeys(used) if x != "forward")
+    return [*boxes, Box("O", name, ("pooling, linear", sizes), PLAIN_COLOR)]
 
 
-def _count_by_module(traced: Trace, modules: set[str]) -> Counter[str]:
-    """The trainable parameters that each of `modules` uses, itself or in a module within it.
+def _find_output(traced: Trace) -> int:
+    """The first step of the output: the pooling, or else the first product after the last map."""
+    steps, maps = traced.steps, [x for x in traced.layers if x.has_map]
+    if traced.pooling:
+        return steps.index(traced.pooling.step)
+    last = steps.index(maps[-1].step) if maps else -1
+    products = (i for i, step in enumerate(steps) if i > last and step.op in PRODUCTS)
+    return next(products, len(steps))
 
-    A parameter that is used outside of all of them, in a norm beside its convolution for example,
-    counts in the module that ran before.
-    """
-    box_of = {id(x.step): _module_name(x) if x.has_map else None for x in traced.layers}
-    user_of, last = {}, None
-    for step in traced.steps:
-        last = box_of.get(id(step), last)
-        around = [name for name in modules if f"{step.module}.".startswith(f"{name}.")]
-        user_of |= dict.fromkeys(map(memory, step.inputs), max(around, key=len, default=last))
-    counts = Counter()
+
+def _count_by_block(traced: Trace) -> Counter[str]:
+    """The trainable parameters that each block uses; those of no block count in the output."""
+    start = _find_output(traced)
+    block_of, counts = {}, Counter()
+    for index, step in enumerate(traced.steps):
+        block = "O" if index >= start else f"C{step.block}"
+        block_of |= dict.fromkeys(map(memory, step.inputs), block)
     for parameter in traced.network.parameters():
         if parameter.requires_grad:
-            counts[user_of.get(memory(parameter))] += parameter.numel()
+            counts[block_of.get(memory(parameter), "O")] += parameter.numel()
     return counts
 
 
@@ -127,8 +122,8 @@ def _kernel(layer: Layer) -> str:
 
 def _shape(layer: Layer) -> str:
     """ "64x16x16" of the map that `layer` makes; without channels if it is no convolution."""
-    sides = (layer.out_channels, *layer.after.size)
-    return "x".join(str(side) for side in sides if side)
+    channels = layer.step.outputs[0].shape[1:2] if layer.is_convolution else ()
+    return "x".join(map(str, (*channels, *layer.after.size)))
 
 
 def _color(group: list[Layer]) -> str:
@@ -137,11 +132,12 @@ def _color(group: list[Layer]) -> str:
     return STRIDE_COLOR if any(layer.downsamples for layer in group) else PLAIN_COLOR
 
 
-def _draw_blocks(boxes: list[Box], are_guessed: bool) -> Figure:
+def _draw_blocks(traced: Trace) -> Figure:
     """The modules of each block from top to bottom: kernels, shapes, strides, dilation, shortcuts.
 
     A shortcut is found where a module adds maps in its own forward.
     """
+    boxes, counts = make_boxes(traced), _count_by_block(traced)
     columns = [list(group) for _, group in groupby(boxes, key=lambda box: box.block)]
     height = TOP + max(sum(box.height + GAP for box in column) for column in columns) + 24
     figure = Figure(figsize=(max(WIDTH, len(columns) * COLUMN / 100), height / 100), dpi=DPI)
@@ -149,7 +145,7 @@ def _draw_blocks(boxes: list[Box], are_guessed: bool) -> Figure:
     axes.set_axis_off()
     for index, column in enumerate(columns):
         left = index * COLUMN + 17
-        bottom = _draw_column(axes, left, column) - column[-1].height / 2
+        bottom = _draw_column(axes, left, column, counts) - column[-1].height / 2
         if index + 1 < len(columns):
             start, end = left + BOX, left + COLUMN
             top, middle = TOP + columns[index + 1][0].height / 2, end - 9
@@ -160,17 +156,17 @@ def _draw_blocks(boxes: list[Box], are_guessed: bool) -> Figure:
         axes.text(x + 18, height - 14, text, size=7, va="center")
     shortcut = "+ : shortcut   " if any(box.has_shortcut for box in boxes) else ""
     note = f"dw: depthwise   {shortcut}channels x height x width, of an image 3x32x32"
-    if are_guessed:
+    if traced.blocks_are_guessed:
         note += "   blocks: guessed from the strides"
     axes.text(190, height - 14, note, size=7, va="center")
     return figure
 
 
-def _draw_column(axes: Axes, left: float, column: list[Box]) -> float:
+def _draw_column(axes: Axes, left: float, column: list[Box], counts: Counter[str]) -> float:
     """Returns where its last box ends."""
     center, top = left + BOX / 2, TOP
     axes.text(center, 20, column[0].block, size=11, weight="bold", ha="center", va="center")
-    parameters = f"{sum(box.parameters for box in column):,} parameters"
+    parameters = f"{counts[column[0].block]:,} parameters"
     axes.text(center, 40, parameters, size=7, ha="center", va="center")
     for box in column:
         if box is not column[0]:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from console.errors import UserError
 from constraints.flow import Trace
-from constraints.layers import Layer
-from constraints.recording import memory, private_copy, random_images
+from constraints.layers import memory, private_copy, random_images
 from recipe import IMAGE_SIZE
 
 
@@ -38,18 +37,26 @@ def trace(network: nn.Module, num_classes: int | None = None) -> Trace:
         traced = Trace(network.eval(), random_images(network, 2))
         _check_logits(traced.logits, 2, num_classes, "evaluation")
         with redirect_stdout(io.StringIO()):  # a network that prints does it once
-            # more than two images, because ghost batch norm splits them
-            traced.training = Trace(network.train(), random_images(network, 16))
-            _check_logits(traced.training.logits, 16, num_classes, "training")
+            traced.training = _trace_training(network.train())
+            count = len(traced.training.images)
+            _check_logits(traced.training.logits, count, num_classes, "training")
             _check_logits(network.eval()(traced.images[:1]), 1, num_classes, "evaluation")
     for mode in (traced, traced.training):
         _check_registered(mode)
-        mode.blocks_are_guessed = not _set_blocks(mode.layers)
+        mode.blocks_are_guessed = not _set_blocks(mode)
     loss = traced.training.logits.sum()
     if loss.requires_grad:
         inputs = [traced.training.images, *(x for x in network.parameters() if x.requires_grad)]
         torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=True)
     return traced
+
+
+def _trace_training(network: nn.Module) -> Trace:
+    """With a number of images that ghost batch norm can split."""
+    try:
+        return Trace(network, random_images(network, 16))
+    except Exception:  # a network may raise anything for a number that it cannot split
+        return Trace(network, random_images(network, 240))
 
 
 def _check_logits(logits: object, count: int, num_classes: int | None, mode: str) -> None:
@@ -77,23 +84,28 @@ def _check_registered(traced: Trace) -> None:
             )
 
 
-def _set_blocks(layers: list[Layer]) -> bool:
-    """Sets the block of each layer; returns whether the names of the modules tell it.
+def _set_blocks(traced: Trace) -> bool:
+    """Sets the block of each step; returns whether the names of the modules tell it.
 
     They do if one prefix ("c" of "c2a.dw", "features.conv_block_") has exactly the numbers 1 to 4,
-    in the order in which they run; of several such, the one of most layers. A layer outside of the
-    blocks belongs to the one that ran before it. In a network whose names tell nothing, each 3x3
-    stride-2 convolution begins the next block.
+    in the order in which the layers run; of several such, the one of most layers. A step outside of
+    the blocks belongs to the one that ran before it. In a network whose names tell nothing, the
+    next block begins where the map is halved; strides side by side count once.
     """
-    numbers: dict[str, dict[int, int]] = {}  # prefix -> index of the layer -> number
-    for index, layer in enumerate(layers):
+    numbers: dict[str, list[int]] = {}  # by prefix, of the layers that have it
+    for layer in traced.layers:
         for found in re.finditer(r"(?<=[^.\d])\d+", layer.name):
-            numbers.setdefault(layer.name[: found.start()], {})[index] = int(found[0])
-    named = [x for x in numbers.values() if sorted(x.values()) == list(x.values())]
-    named = [x for x in named if set(x.values()) == {1, 2, 3, 4}]
-    names = max(named, key=len, default={})
-    block = 1
-    for index, layer in enumerate(layers):
-        guess = min(4, block + layer.is_strided)
-        layer.block = block = names.get(index, block) if names else guess
-    return bool(names)
+            numbers.setdefault(layer.name[: found.start()], []).append(int(found[0]))
+    named = [x for x in numbers if sorted({*numbers[x]}) == [1, 2, 3, 4]]
+    named = [x for x in named if sorted(numbers[x]) == numbers[x]]
+    prefix = max(named, key=lambda x: len(numbers[x]), default=None)
+    layer_of, block, halved = {id(x.step): x for x in traced.layers}, 1, set()
+    for step in traced.steps:
+        layer = layer_of.get(id(step))
+        if prefix is None and layer and layer.downsamples:
+            halved.add(layer.before.jump)
+            block = min(4, 1 + len(halved))
+        elif prefix and (found := re.match(re.escape(prefix) + r"([1-4])(?!\d)", step.module)):
+            block = int(found[1])
+        step.block = block
+    return prefix is not None

@@ -34,7 +34,7 @@ class TrainedNet(Normalised):
         path: a checkpoint written by train.py.
 
     Raises:
-        UserError: it is no checkpoint, or its network is not one of `model.NETWORKS`.
+        UserError: it is no checkpoint, or its network is not there.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -68,7 +68,8 @@ class TrainedNet(Normalised):
     @property
     def title(self) -> str:
         """ "ResidualNet, 75 epochs": the network, and how long it was trained."""
-        return f"{self.checkpoint.network}, {self.checkpoint.epoch} epochs"
+        network = self.checkpoint.network.rpartition(":")[2]  # of a user's, the class alone
+        return f"{network}, {self.checkpoint.epoch} epochs"
 
     @property
     def fingerprint(self) -> str:

@@ -13,7 +13,8 @@ from torch import nn
 from console.errors import UserError
 from console.files import check_file
 from console.markdown import escaped, row, table, without_markup
-from constraints.checks import check
+from constraints.assignment import read_assignment
+from constraints.checks import Check, check
 from constraints.tables import count_parameters, layer_table, tally_table
 from constraints.trace import Trace, trace
 from recipe import Recipe
@@ -215,11 +216,15 @@ def format_visualization(run: FinishedRun) -> str:
 
 
 def format_constraints(run: FinishedRun) -> str:
+    """The constraints on the network, and the accuracy that the assignment asks for."""
+    wanted, reached = read_assignment().accuracy, run.log.eval_acc.iloc[-1]
+    constraint = f"{run.evaluated} accuracy of at least {wanted:g} %"
+    accuracy = Check(constraint, reached >= wanted, f"{reached:.2f} % in the last epoch")
     rows = (
         (each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
-        for each in check(run.traced)
+        for each in (*check(run.traced), accuracy)
     )
-    return table(("constraint", "kept", "found in the network"), rows)
+    return table(("constraint", "kept", "found"), rows)
 
 
 def format_summary(run: FinishedRun) -> str:

@@ -202,12 +202,12 @@ def shuffled(x):
 
 
 class GhostNorm(nn.BatchNorm2d):
-    """Batch norm over each quarter of a batch."""
+    """Batch norm over each sixth of a batch."""
 
     def forward(self, x):
-        parts = x.chunk(4) if self.training else [x]
-        if self.training and len(x) % 4:
-            raise ValueError("the batch has no quarters")
+        parts = x.chunk(6) if self.training else [x]
+        if self.training and len(x) % 6:
+            raise ValueError("the batch has no sixths")
         return torch.cat([super(GhostNorm, self).forward(part) for part in parts])
 
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import edit_layers as layers
 import pytest
 import torch.nn.functional as F
 from runs import run_script
@@ -91,6 +92,14 @@ def test_other_names_tell_no_blocks(names):
     traced = trace(headed(features))
     assert traced.blocks_are_guessed
     assert tally_table(traced).startswith("| layer | block (guessed) | k |")
+
+
+def test_guessed_blocks_begin_where_the_map_is_halved():
+    skip = layers.Sum(nn.Conv2d(12, 16, 3, 2, 1), nn.Conv2d(12, 16, 3, 2, 1))
+    features = blocks_of_names("a", "b", "c", "d")
+    features.b[2], features.a[1] = skip, nn.Sequential(nn.Conv2d(8, 12, 1), nn.MaxPool2d(2))
+    blocks = [x.block for x in trace(headed(features)).layers if x.is_convolution]
+    assert blocks == [1, 1, 2, 2, 3, 3, 3, 4, 4, 4]
 
 
 def test_of_several_names_the_one_of_most_layers_tells_the_blocks():

@@ -88,6 +88,7 @@ HONEST = {
     "ConvNeXt": (lambda: Edited(after={"c2a": layers.ConvNeXt(16)}), "67"),
     "RepVGG branches": (lambda: Edited(c2a=layers.Sum(ConvBlock(12, 16), ConvBlock(12, 16, 1))), "55"),
     "DenseNet": (lambda: Edited(c3a=ConvBlock(40, 24, 1), after={"c2b": lambda x: torch.cat((x, x.relu()), 1)}), "55"),
+    "a field beyond the largest image": (lambda: Edited(c4a=nn.Sequential(*(DWSeparable(28, 28, dilation=2) for _ in range(8)), DWSeparable(28, 32, dilation=2))), "311 by the tally of layers; at least "),
     "dropout": (lambda: Edited(after={"c3a": nn.Dropout(), "c4b": nn.Dropout2d()}), "55"),
     "stochastic depth": (lambda: Edited(after={"c3a": layers.DropPath()}), "55"),
     "blur without a stride": (lambda: Edited(after={"c2b": lambda x: x - F.avg_pool2d(x, 3, 1, 1)}), "63"),

@@ -98,7 +98,7 @@ def test_command_prints_json():
     found = json.loads(outcome.out)
     assert (outcome.status, found["network"], found["parameters"]) == (1, "Net", 210_674)
     assert found["multiply_adds"] == count_mult_adds(Net(width=1.6))
-    assert [x["constraint"] for x in found["constraints"] if not x["passed"]] == [
+    assert [x["constraint"] for x in found["verdicts"] if not x["passed"]] == [
         "under 200,000 parameters"
     ]
     row = {"layer": "c1a.conv", "block": "C1", "k": 3, "s": 1, "d": 1}
