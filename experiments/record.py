@@ -4,7 +4,7 @@
     python update_readme.py                              # and into the README
 
 A run that is there already, of the same network with the same recipe on the same device, is
-replaced.
+replaced. The test accuracies are drawn against parameters in results/plots/accuracies.png.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def record(folders: Sequence[Path], results: Path) -> list[RunRow]:
     """Adds a row for each of `folders` to runs.csv in the folder `results`; returns the rows."""
     from records.runs import RunRow, add_rows
     from records.tables import read_rows
+    from report.evidence import draw_published
 
     new = {folder: row_of(folder) for folder in folders}
     read_rows(results / names.RUNS, RunRow)  # an unusable table is refused before a log is copied
@@ -55,6 +56,7 @@ def record(folders: Sequence[Path], results: Path) -> list[RunRow]:
         with replacing(results / row.log) as path:
             shutil.copyfile(folder / names.TRAIN_LOG, path)
     add_rows(results, list(new.values()))
+    draw_published(results)
     for folder, row in new.items():
         figures = f"{row.accuracy:.2f} % after epoch {row.epochs}, seed {row.seed}"
         print(f"{folder}: {figures}", flush=True)

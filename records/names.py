@@ -46,6 +46,7 @@ PAGE_FACTS = Path("net.json")
 
 # pictures that are not part of a run
 RANGE_TEST = PLOTS / "find_lr.png"  # train.py --find-lr
+ACCURACIES = PLOTS / "accuracies.png"  # experiments.record
 COMPARISON = PLOTS / "comparison.png"  # update_readme.py --compare
 AUGMENTATION_DEMO = PLOTS / "aug_demo.png"  # visualize_augmentations.py
 

@@ -27,6 +27,7 @@ GRID_COLUMNS = 8
 TRAIN_COLOR, EVALUATED_COLOR = "tab:gray", "tab:blue"
 RIGHT_COLOR, WRONG_COLOR = "black", "tab:red"
 TITLES = '"A, label B" is predicted as A and labelled B'
+MARKERS = "os^vD*Pxh"
 ANNOTATED_CLASSES = 15  # with more, the numbers in a confusion matrix no longer fit
 TITLE_LENGTH = 26  # characters above an image in a grid
 TITLE = "Title"  # the PNG text that has a tile's caption
@@ -51,6 +52,24 @@ def draw_comparison(logs: dict[str, pd.DataFrame], path: Path) -> None:
             axes.plot(log.epoch, log.eval_acc, ".-", label=label.replace("$", r"\$"))
 
 
+def draw_accuracies(
+    points: dict[str, tuple[pd.Series, pd.Series]], limits: tuple[float, float], path: Path
+) -> None:
+    """Test accuracies (%) against parameters, by label.
+
+    `limits` are the largest number of parameters and the lowest accuracy, drawn as lines.
+    """
+    with curve_axes(path, (7, 4.5), "parameters", ylabel="test accuracy (%)") as axes:
+        axes.set_xscale("log")
+        for marker, (label, (parameters, accuracies)) in zip(MARKERS, points.items(), strict=False):
+            axes.plot(parameters, accuracies, marker, markersize=7, label=label)
+        axes.axvline(limits[0], color=TRAIN_COLOR, linestyle="--")
+        axes.axhline(limits[1], color=TRAIN_COLOR, linestyle="--", label="the assignment's limits")
+        axes.set_xticks([70_000, 100_000, 140_000, 200_000, 280_000])
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
 def draw_range_test(
     rates: Sequence[float], losses: Sequence[float], steepest: float, path: Path
 ) -> None:
@@ -69,7 +88,8 @@ def curve_axes(
     """Axes to plot curves in, which are written to `path` at the end."""
     figure = Figure(figsize=size, dpi=DPI)
     axes = figure.add_axes([0.12, 0.12, 0.86, 0.82], xlabel=xlabel, **labels)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if xlabel == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     yield axes
     axes.grid(alpha=0.3)
     axes.legend()
