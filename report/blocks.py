@@ -1,6 +1,7 @@
 """The README's blocks, each made by one function from what a run left in its folder."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -82,13 +83,13 @@ def format_headline(run: FinishedRun) -> str:
     Their recipes have the defaults but for the length, the augmenting device and the number format.
     Without such runs in runs.csv, it is the run itself.
     """
-    columns = ("network", "parameters:", f"{run.evaluated} accuracy:", "epochs:", "time:", "device")
+    columns = ("network", "parameters:", f"{run.evaluated} accuracy:", "epochs:", "training time")
     known = runs.read_runs(run.results)
     if _group_of(run) not in set(known.group):
         config, log = run.config, run.log
         figures = f"{config.parameters:,}", f"**{log.eval_acc.iloc[-1]:.2f} %**", len(log)
         name = escaped(config.recipe.network.model)
-        cells = name, *figures, f"{log.seconds.sum() / 60:.0f} min", escaped(config.device)
+        cells = name, *figures, f"{log.seconds.sum() / 60:.0f} min, {escaped(config.device)}"
         return table(columns, [cells])
     plain = known[(known.split == "test") & (known.script == "train.py") & (known.teacher == "")]
     plain = plain[plain.recipe.map(_is_usual)]
@@ -98,11 +99,13 @@ def format_headline(run: FinishedRun) -> str:
         for epochs in (Recipe.epochs, own.epochs.max()):
             same = own[own.epochs == epochs]
             group = same[same.group == same.group.mode()[0]]
-            first, accuracy = group.iloc[0], evidence.format_mean(group.accuracy)
-            accuracy = f"**{accuracy} %**, {format_count(len(group), 'seed')}"
-            time = f"{group.seconds.median() / 60:.0f} min"
-            cells = network, f"{first.parameters:,}", accuracy, epochs, time, escaped(first.device)
-            rows.append((*cells, checkpoints.get(first.group, "")))
+            middle = group.sort_values("seconds").iloc[len(group) // 2]
+            accuracy = f"**{evidence.format_mean(group.accuracy)} %**"
+            seeds = format_count(len(group), "seed")
+            place = re.sub(r"^CPU,.*?(\d+ threads?),.*", r"CPU, \1", middle.device)
+            time = f"{middle.seconds / 60:.0f} min, {escaped(place)}"
+            cells = network, f"{middle.parameters:,}", f"{accuracy}, {seeds}", epochs, time
+            rows.append((*cells, checkpoints.get(middle.group, "")))
     return table((*columns, "checkpoint"), rows)
 
 

@@ -65,7 +65,7 @@ def draw_accuracies(
             axes.plot(parameters, accuracies, marker, markersize=7, label=label)
         axes.axvline(limits[0], color=TRAIN_COLOR, linestyle="--")
         axes.axhline(limits[1], color=TRAIN_COLOR, linestyle="--", label="the assignment's limits")
-        axes.set_xticks([70_000, 100_000, 140_000, 200_000, 280_000])
+        axes.set_xticks([80_000, 100_000, 140_000, 200_000])
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter("{x:,.0f}")
 
