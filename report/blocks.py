@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -78,35 +78,36 @@ def format_count(count: int, noun: str) -> str:
 
 
 def format_headline(run: FinishedRun) -> str:
-    """The runs that a visitor looks for first: each network's usual run and its longest one.
+    """What a visitor looks for first: each network's usual run and its longest one, from runs.csv.
 
-    Their recipes have the defaults but for the length, the augmenting device and the number format.
-    Without such runs in runs.csv, it is the run itself.
+    Usual recipes have the defaults but for the length, the augmenting device and the number format.
+    A run with another recipe is shown alone.
     """
     columns = ("network", "parameters:", f"{run.evaluated} accuracy:", "epochs:", "training time")
     known = runs.read_runs(run.results)
-    if _group_of(run) not in set(known.group):
+    usual = known[(known.split == "test") & (known.script == "train.py") & (known.teacher == "")]
+    usual, own = usual[usual.recipe.map(_is_usual)], _find_group(known, run)
+    if own.empty or own.group.iloc[0] not in set(usual.group):
         config, log = run.config, run.log
-        figures = f"{config.parameters:,}", f"**{log.eval_acc.iloc[-1]:.2f} %**", len(log)
-        name = escaped(config.recipe.network.model)
-        cells = name, *figures, f"{log.seconds.sum() / 60:.0f} min, {escaped(config.device)}"
-        return table(columns, [cells])
-    plain = known[(known.split == "test") & (known.script == "train.py") & (known.teacher == "")]
-    plain = plain[plain.recipe.map(_is_usual)]
-    checkpoints = _link_checkpoints(run)
-    rows = []
-    for network, own in plain.groupby("network", sort=False):
-        for epochs in (Recipe.epochs, own.epochs.max()):
-            same = own[own.epochs == epochs]
-            group = same[same.group == same.group.mode()[0]]
+        accuracies = log.eval_acc[-1:] if own.empty else own.accuracy
+        name, time = config.recipe.network.model, f"{log.seconds.sum() / 60:.0f} min"
+        figures = f"{config.parameters:,}", _format_accuracies(accuracies), len(log)
+        return table(columns, [(escaped(name), *figures, f"{time}, {escaped(config.device)}")])
+    checkpoints, rows = _link_checkpoints(known, run), []
+    for network, same in usual.groupby("network", sort=False):
+        for epochs in sorted({Recipe.epochs, same.epochs.max()} & {*same.epochs}):
+            groups = same[same.epochs == epochs].group
+            group = same[same.group == groups.mode()[0]]
             middle = group.sort_values("seconds").iloc[len(group) // 2]
-            accuracy = f"**{evidence.format_mean(group.accuracy)} %**"
-            seeds = format_count(len(group), "seed")
             place = re.sub(r"^CPU,.*?(\d+ threads?),.*", r"CPU, \1", middle.device)
             time = f"{middle.seconds / 60:.0f} min, {escaped(place)}"
-            cells = network, f"{middle.parameters:,}", f"{accuracy}, {seeds}", epochs, time
-            rows.append((*cells, checkpoints.get(middle.group, "")))
+            figures = f"{middle.parameters:,}", _format_accuracies(group.accuracy), epochs
+            rows.append((network, *figures, time, checkpoints.get(middle.group, "")))
     return table((*columns, "checkpoint"), rows)
+
+
+def _format_accuracies(values: pd.Series) -> str:
+    return f"**{evidence.format_mean(values)} %**, {format_count(len(values), 'seed')}"
 
 
 def _is_usual(recipe: str) -> bool:
@@ -114,22 +115,21 @@ def _is_usual(recipe: str) -> bool:
     return changed <= {"--augment", "--precision"}
 
 
-def _group_of(run: FinishedRun) -> tuple:
-    """See `runs.make_runs_table`."""
-    config = run.config
-    recipe = runs.write_recipe(replace(config.recipe, seed=0))
-    network = config.recipe.network.model, config.parameters
-    return "train.py", *network, config.dataset, config.split, config.teacher, recipe
+def _find_group(known: pd.DataFrame, run: FinishedRun) -> pd.DataFrame:
+    """The rows of a run and of those that differ from it in the seed alone."""
+    recipe = runs.write_recipe(run.config.recipe)
+    own = known[(known.recipe == recipe) & (known.command == run.config.command)]
+    return known[known.group.isin(own.group)]
 
 
-def _link_checkpoints(run: FinishedRun) -> dict[tuple, str]:
+def _link_checkpoints(known: pd.DataFrame, run: FinishedRun) -> dict[tuple, str]:
     """Links to best.pt of the runs in the results folder and in the folders there, by group."""
     links = {}
     for path in [*sorted(run.results.glob(f"*/{names.CONFIG}")), run.results / names.CONFIG]:
         other = FinishedRun(path.parent, run.readme_folder)
-        url, best = other.link(names.BEST), other.log.eval_acc.max()
-        seed = other.config.recipe.seed
-        links[_group_of(other)] = f"[{names.BEST}]({url}), seed {seed}: {best:.2f} %"
+        seed, best = other.config.recipe.seed, other.log.eval_acc.max()
+        for group in _find_group(known, other).group:
+            links[group] = f"[{names.BEST}]({other.link(names.BEST)}), seed {seed}: {best:.2f} %"
     return links
 
 

@@ -152,20 +152,26 @@ def test_the_time_table_compares_what_reached_the_target(tmp_path):
     ]
 
 
-def test_the_headline_is_the_mean_over_the_seeds_of_the_runs_own_recipe(finished_run, tmp_path):
+def test_the_headline_has_each_networks_usual_and_longest_run_or_a_run_of_another_recipe_alone(
+    finished_run, tmp_path
+):
+    def headline() -> list[str]:
+        return BLOCKS["HEADLINE"](FinishedRun(results, tmp_path)).splitlines()[2:]
+
     results = shutil.copytree(finished_run, tmp_path / "results")
-    block = lambda: BLOCKS["HEADLINE"](FinishedRun(results, tmp_path))  # noqa: E731
     own = read_log(results).eval_acc.iloc[-1]
-    assert f"**{own:.2f} %** (last epoch, 1 seed)" in block()
+    (line,) = headline()
+    assert line.startswith(f"| Net | 22,191 | **{own:.2f} %**, 1 seed | 2 |")
     assert run_script("experiments.record", results, "--results", results).status == 0
     (row,) = rows_of(results)
-    other = replace(
-        row, seed=1, accuracy=own - 2, recipe=row.recipe.replace('"seed":0', '"seed":1')
-    )
-    elsewhere = replace(other, seed=2, dataset="digits", accuracy=1.0)
-    write_table(results / names.RUNS, [row, other, elsewhere, make_row(accuracy=1.0)])
-    assert f"**{own - 1:.2f} ± 1.41 %** (last epoch, 2 seeds)" in block()
-    assert "(seed 0)" in block()
+    settings = row.recipe.replace('"seed":0', '"seed":1')
+    other = replace(row, seed=1, accuracy=own - 2, recipe=settings)
+    write_table(results / names.RUNS, [row, other, make_row(accuracy=1.0)])
+    (line,) = headline()
+    assert f"**{own - 1:.2f} ± 1.41 %**, 2 seeds" in line
+    published = FinishedRun(REPO / "results", REPO)
+    lines = BLOCKS["HEADLINE"](published).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| Net"] * 2 + ["| ResidualNet"] * 2
 
 
 # ---- bench and the plain script
