@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -182,18 +181,6 @@ def _run(
 def limit_file_size() -> None:
     """As on a disk that is nearly full: a file of more than 20 kB cannot be written."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-
-def obey_permissions() -> None:
-    """Gives up root's right to write where nobody may (CAP_DAC_OVERRIDE; see capset(2))."""
-    if os.geteuid() != 0:
-        return
-    libc = ctypes.CDLL(None)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, the lower 32 and so on
-    libc.capget(header, sets)
-    sets[0] &= ~(1 << 1)
-    assert libc.capset(header, sets) == 0
 
 
 def limit_memory() -> None:

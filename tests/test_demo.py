@@ -196,14 +196,6 @@ def unsure_image(site, folder):
     return folder / "blend.png"
 
 
-def test_a_file_that_is_no_image_is_reported(page, tmp_path):
-    (tmp_path / "notes.txt").write_text("no image")
-    shown(page, "truck")
-    page.set_input_files("#file", tmp_path / "notes.txt")
-    expect(page.locator("[role=alert]")).to_contain_text("notes.txt is not an image")
-    expect(page.locator("#answer")).to_be_hidden()
-
-
 def test_what_the_page_says_of_the_published_network(page):
     config = json.loads((PUBLISHED / "config.json").read_text())
     shown(page, "truck")
@@ -213,7 +205,6 @@ def test_what_the_page_says_of_the_published_network(page):
     assert f"{config['parameters']:,}" in facts
     assert "on 10,000 test images of cifar10" in facts
     assert page.get_by_role("link").get_attribute("href") == REPOSITORY
-    assert page.get_by_role("main").count() == page.get_by_role("contentinfo").count() == 1
 
 
 def test_a_network_of_other_data(hostile_run, browser, tmp_path):
@@ -255,10 +246,9 @@ def test_a_runtime_that_is_not_sent_as_javascript_is_reported(browser, address, 
 def test_the_wrong_folder_or_no_server_is_reported(browser, site):
     with served(REPO / "demo") as address, opened(browser, address) as page:
         expect(page.locator("[role=alert]")).to_contain_text("net.json is not beside this page")
-    for folder in (site, REPO / "demo"):
-        with opened(browser, f"file://{folder}/index.html") as page:
-            expect(page.locator("[role=alert]")).to_contain_text("do not run this page from a file")
-            expect(page.locator("[role=alert]")).to_contain_text("python -m http.server")
+    with opened(browser, f"file://{site}/index.html") as page:
+        expect(page.locator("[role=alert]")).to_contain_text("do not run this page from a file")
+        expect(page.locator("[role=alert]")).to_contain_text("python -m http.server")
 
 
 def keep_streams(page):
@@ -291,8 +281,7 @@ def test_the_camera_is_stopped_after_use(browser, address):
             assert page.locator("video").is_hidden()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     width, scheme, browser, address, site, tmp_path
 ):
@@ -307,5 +296,6 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         (tmp_path / "notes.txt").write_text("no image")
         page.set_input_files("#file", tmp_path / "notes.txt")
-        expect(page.locator("[role=alert]")).not_to_be_empty()
+        expect(page.locator("[role=alert]")).to_contain_text("notes.txt is not an image")
+        expect(page.locator("#answer")).to_be_hidden()
         assert axe_violations(page) == []

@@ -72,32 +72,27 @@ def test_train_and_test(tree):
     )
 
 
-def test_val_is_taken_in_place_of_test(tree):
+def test_val_is_taken_in_place_of_test_but_not_beside_it(tree, capsys):
     expected = load(tree)
-    (tree / "test").rename(tree / "val")
-    loaded = load(tree)
-    assert loaded.split == "val"
-    assert loaded.fingerprint == expected.fingerprint
-    save_noise(tree / "test" / "cat" / "0.png")
-    save_noise(tree / "test" / "red fox" / "0.png")
-    assert load(tree).test_labels.tolist() == [0, 1]  # test/ comes first
+    shutil.copytree(tree / "test", tree / "val")
+    beside = load(tree)
+    assert "val/ is not used" in capsys.readouterr().out
+    shutil.rmtree(tree / "test")
+    alone = load(tree)
+    assert (beside.split, alone.split) == ("test", "val")
+    assert beside.fingerprint == alone.fingerprint == expected.fingerprint
 
 
-def test_images_in_subfolders_of_a_class_count(tree):
+def test_links_and_subfolders_are_followed_but_not_in_circles(tree, tmp_path):
     save_noise(tree / "train" / "cat" / "2019" / "may" / "0.png")
     save_noise(tree / "train" / "cat" / ".trash" / "0.png")
+    (tree / "train" / "cat" / "0.png").rename(tree / "train" / "cat" / "without suffix")
     assert load(tree).train_labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-
-
-def test_links_to_folders_are_followed_but_not_in_circles(tree, tmp_path):
     (tree / "train" / "cat").rename(tmp_path / "cats")
     (tree / "train" / "cat").symlink_to(tmp_path / "cats")
     (tmp_path / "cats" / "again").symlink_to(tmp_path / "cats")
     (tmp_path / "cats" / "up").symlink_to(tree)
-    (tree / "test" / "cat" / "more").symlink_to(tmp_path / "cats")
-    loaded = load(tree)
-    assert 3 <= np.bincount(loaded.train_labels)[0] < 20
-    assert np.bincount(loaded.test_labels)[0] >= 5
+    assert 4 <= np.bincount(load(tree).train_labels)[0] < 30
 
 
 def test_a_tree_without_train_and_test_is_split(flat, capsys):
@@ -110,11 +105,10 @@ def test_a_tree_without_train_and_test_is_split(flat, capsys):
     assert load(flat).fingerprint == loaded.fingerprint
 
 
-@pytest.mark.parametrize("names", [["train", "car"], ["test", "car"], ["trains", "val", "bus"]])
+@pytest.mark.parametrize("names", [["train", "car"], ["trains", "val", "bus"]])
 def test_classes_may_be_called_like_splits(names, flat):
-    first = sorted(path for path in flat.iterdir())[0]
     for name in names:
-        shutil.copytree(first, flat / name)
+        shutil.copytree(flat / "cat", flat / name)
     assert load(flat).classes == tuple(sorted(["cat", "red fox", *names]))
 
 
@@ -124,7 +118,6 @@ def test_classes_may_be_called_like_splits(names, flat):
         ({"test": "tset"}, ["train/CLASS/", "test/CLASS/", "tset"]),
         ({"train": "Training", "test": "Testing"}, ["train/CLASS/", "Testing, Training"]),
         ({"train": "trn"}, ["train/CLASS/", "trn"]),
-        ({"train": ".train"}, ["train/CLASS/"]),
         ({"train": ".train", "test": ".test"}, ["train/CLASS/", "none"]),
         ({"test/cat": "test/dog"}, ["cat, dog"]),
         ({"train/cat": "train/.cat", "test/cat": "test/.cat"}, ["two classes"]),
@@ -140,89 +133,64 @@ def test_unusable_layouts_are_refused(renamed, words, tree):
     run_script("train", "--dataset", tree, "--out", tree / "out").assert_refused(*words)
 
 
-def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path):
-    for name in ("train/0.png", "train/1.png", "test/2.png"):
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["train/0.png", "train/1.png", "test/2.png"], "train/CLASS/"),
+        (["cat/0.png", "dog/1.png", "dog/2.png"], r"too few images to split \(cat has 1\)"),
+    ],
+)
+def test_images_without_a_class_or_too_few_are_refused(files, words, tmp_path):
+    for name in files:
         save_noise(tmp_path / "tree" / name)
-    with pytest.raises(UserError, match="train/CLASS/"):
+    with pytest.raises(UserError, match=words):
         load(tmp_path / "tree")
-
-
-def test_too_few_images_to_split(tmp_path):
-    for name in ("cat/0.png", "dog/1.png", "dog/2.png"):
-        save_noise(tmp_path / "tree" / name)
-    with pytest.raises(UserError, match=r"too few images to split \(cat has 1\)"):
-        load(tmp_path / "tree")
-
-
-def test_validation_images_beside_test_images_are_not_used_and_it_is_said(tree, capsys):
-    expected = load(tree)
-    shutil.copytree(tree / "test", tree / "val")
-    capsys.readouterr()
-    assert load(tree).fingerprint == expected.fingerprint
-    assert "val/ is not used" in capsys.readouterr().out
 
 
 def test_what_is_no_image_is_skipped_and_counted(tree, capsys):
+    """And a named pipe is not waited for."""
     expected = load(tree)
     folder = tree / "train" / "cat"
     (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(508))
-    (folder / "desktop.ini").write_text("[ViewState]")
     (folder / "notes.txt").write_text("no image")
     (folder / "more.txt").write_text("")
     (folder / "README").write_text("no image")
+    os.mkfifo(folder / "pipe")
     capsys.readouterr()
     assert load(tree).fingerprint == expected.fingerprint
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.endswith("not images: 1 .db, 1 .ini, 2 .txt, 1 hidden, 1 no suffix")
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_pipe_is_skipped_and_not_waited_for(tree, capsys):
-    os.mkfifo(tree / "train" / "cat" / "pipe")
-    assert len(load(tree).train_labels) == 6
-    assert "1 no suffix" in capsys.readouterr().out
-
-
-def test_an_image_without_a_suffix_counts(tree):
-    (tree / "train" / "cat" / "0.png").rename(tree / "train" / "cat" / "image")
-    assert len(load(tree).train_labels) == 6
+    assert line.endswith("not images: 1 .db, 2 .txt, 1 hidden, 2 no suffix")
 
 
 def damage(folder: Path, how: str) -> None:
-    if how == "empty class":
-        for path in folder.glob("*.png"):
-            path.unlink()
-    elif how == "no image in a class":
+    image = folder / "1.png"
+    if how == "no image in a class":
         for path in folder.glob("*.png"):
             path.rename(path.with_suffix(".txt")).write_text("no image")
-    elif how == "truncated image":
-        (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])
-    elif how == "truncated image without a suffix":
-        (folder / "1").write_bytes((folder / "1.png").read_bytes()[:300])
-    elif how == "empty file":
-        (folder / "2.jpg").write_bytes(b"")
-    elif how == "link to nowhere":
-        (folder / "3.png").symlink_to(folder / "nowhere")
+    elif how == "truncated":
+        image.write_bytes(image.read_bytes()[:300])
+    elif how == "truncated without a suffix":
+        (folder / "1").write_bytes(image.read_bytes()[:300])
+    elif how == "empty":
+        image.write_bytes(b"")
+    else:
+        image.unlink()
+        image.symlink_to(folder / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("empty class", ["train/cat has no images"]),
         ("no image in a class", ["train/cat has no images"]),
-        ("truncated image", ["1.png: ", "truncated"]),
-        ("truncated image without a suffix", ["train/cat/1: ", "truncated"]),
-        ("empty file", ["2.jpg: not an image"]),
-        ("link to nowhere", ["3.png: there is no such file"]),
+        ("truncated", ["1.png: ", "truncated"]),
+        ("truncated without a suffix", ["train/cat/1: ", "truncated"]),
+        ("empty", ["1.png: not an image"]),
+        ("link to nowhere", ["1.png: there is no such file"]),
     ],
 )
 def test_damaged_images_stop_the_run(how, words, tree):
     damage(tree / "train" / "cat", how)
-    outcome = run_script("train", "--dataset", tree, "--out", tree / "out")
-    assert outcome.status == 1
-    (line,) = outcome.err.splitlines()
-    for word in words:
-        assert word in line
+    run_script("train", "--dataset", tree, "--out", tree / "out").assert_refused(*words)
 
 
 def kept_copy(root: Path) -> Path:
@@ -242,17 +210,14 @@ def test_the_second_start_reads_no_image(large, monkeypatch):
     assert data.load(".", large.parent / "data").train_images.sum() == first.train_images.sum()
 
 
-@pytest.mark.parametrize("change", ["changed", "added", "removed", "renamed"])
+@pytest.mark.parametrize("change", ["changed", "added", "renamed"])
 def test_what_changed_is_noticed(change, large):
     first = load(large)
     path = large / "a" / "0.png"
     if change == "changed":
-        pixels = Image.open(path).transpose(Image.Transpose.ROTATE_180)
-        pixels.save(path)
+        Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path)
     elif change == "added":
         shutil.copy(path, large / "a" / "new.png")
-    elif change == "removed":
-        path.unlink()
     else:
         path.rename(large / "a" / "zzz.png")
     again = load(large)
@@ -261,18 +226,18 @@ def test_what_changed_is_noticed(change, large):
     assert again.fingerprint == load(large).fingerprint
 
 
-@pytest.mark.parametrize("how", ["empty", "truncated", "a byte", "another file"])
+@pytest.mark.parametrize("how", ["truncated", "a byte", "another file"])
 def test_a_damaged_copy_is_made_again(how, large):
     first = load(large)
     path = kept_copy(large)
     content = path.read_bytes()
+    middle = len(content) // 2
     if how == "a byte":
-        middle = len(content) // 2
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     elif how == "another file":
         np.savez(path, images=np.zeros(3))
     else:
-        path.write_bytes(content[:1000] if how == "truncated" else b"")
+        path.write_bytes(content[:middle])
     assert load(large).fingerprint == first.fingerprint
     assert kept_copy(large).read_bytes() == content
 

@@ -1,58 +1,58 @@
 """A run is what its flags say, however often it was stopped: repeated, resumed, refused."""
 
-import functools
 import os
 import shlex
 import shutil
 import signal
-from pathlib import Path
 
 import forked
 import pytest
 import torch
-import torch.nn.functional as F
 from runs import assert_same_run, log_without_times, run_script, train
-from torch import nn
 
-from model import ConvBlock, Net
-from recipe import AUGMENTERS
+from model import Net
 from records import names
+from records.checkpoints import load_checkpoint
 from records.results import read_log
 
+MINE = """
+from model import ConvBlock, Net
+from torch import nn
 
-@pytest.fixture(scope="module")
-def runs(finished_run, small_npz, tmp_path_factory) -> dict[str, Path]:
-    """A finished run of two epochs for each augmenter."""
-    out = tmp_path_factory.mktemp("device")
-    assert train(small_npz, out, "--epochs", 2, "--augment", "device").status == 0
-    return {"albumentations": finished_run, "device": out}
+class Mine(Net):
+    def __init__(self, num_classes=10, width=1.0):
+        super().__init__(num_classes, width)
+        self.c1a.requires_grad_(False)
+        self.unused = nn.Linear(4, 4)
+        nn.utils.parametrizations.weight_norm(self.c1b.conv)
+        channels = self.c4b.conv.out_channels
+        shared = ConvBlock(channels, channels, kernel=1)
+        shared.conv.weight = self.c4b.conv.weight
+        self.c4b = nn.Sequential(self.c4b, shared)
+"""
 
-
-@pytest.mark.parametrize("augmenter", AUGMENTERS)
-def test_the_same_flags_give_the_same_run(augmenter, runs, small_npz, tmp_path):
-    assert train(small_npz, tmp_path, "--epochs", 2, "--augment", augmenter).status == 0
-    assert_same_run(runs[augmenter], tmp_path)
-
-
-@pytest.mark.parametrize("augmenter", AUGMENTERS)
-def test_seeds_differ(augmenter, runs, small_npz, tmp_path):
-    flags = ("--epochs", 2, "--seed", 1, "--augment", augmenter)
-    assert train(small_npz, tmp_path, *flags).status == 0
-    assert log_without_times(runs[augmenter]) != log_without_times(tmp_path)
-
-
-def test_augmenters_differ(runs):
-    assert log_without_times(runs["albumentations"]) != log_without_times(runs["device"])
+OTHER_FORWARD = """
+    def forward(self, images):
+        return -super().forward(images)
+"""
 
 
-@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
-def test_interrupted_and_resumed_is_the_run(precision, small_npz, tmp_path):
+def test_seeds_and_augmenters_differ(finished_run, small_npz, tmp_path):
+    for name, flags in (("seed", ("--seed", 1)), ("device", ("--augment", "device"))):
+        assert train(small_npz, tmp_path / name, "--epochs", 2, *flags).status == 0
+        assert log_without_times(tmp_path / name) != log_without_times(finished_run)
+
+
+def test_a_run_in_bfloat16_learns_and_interrupted_and_resumed_is_the_run(small_npz, tmp_path):
     """Ctrl-C, then the command that it names. test_survival.py does this with Albumentations."""
-    flags = ["--dataset", small_npz, "--epochs", 8, "--batch-size", 16, "--width", 0.5]
-    flags += ["--augment", "device", "--precision", precision]
+    flags = ["--dataset", small_npz, "--epochs", 8, "--batch-size", 32, "--width", 0.5]
+    flags += ["--augment", "device", "--precision", "bfloat16"]
     whole = run_script("train", *flags, "--out", tmp_path / "whole")
     assert whole.status == 0
-    assert read_log(tmp_path / "whole").eval_acc.iloc[-1] == 100  # and it learns
+    assert read_log(tmp_path / "whole").eval_acc.iloc[-1] == 100
+    weights = load_checkpoint(tmp_path / "whole" / names.BEST).weights.values()
+    assert {x.dtype for x in weights if x.is_floating_point()} == {torch.float32}
+
     run = forked.start([*map(str, flags)], tmp_path / "cut")
     run.wait_for_epochs(2)
     os.killpg(run.process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the workers too
@@ -64,6 +64,8 @@ def test_interrupted_and_resumed_is_the_run(precision, small_npz, tmp_path):
 
     named = shlex.split(outcome.err.split("Go on with: ")[1])
     assert named[:2] == ["python", "train.py"]
+    other = run_script("train", *named[2:], "--precision", "float32")
+    other.assert_refused("it differs in --precision (was bfloat16, now float32). Give")
     resumed = run_script("train", *named[2:])
     assert resumed.status == 0
     assert f"resumed after epoch {finished} of 8" in resumed.out
@@ -82,50 +84,28 @@ def test_a_finished_run_resumes_to_itself(small_npz, finished_run, tmp_path):
         assert (out / name).read_bytes() == (finished_run / name).read_bytes()
 
 
-def freeze_a_layer_and_leave_one_unused(net: Net) -> None:
-    net.c1a.requires_grad_(False)
-    net.unused = nn.Linear(4, 4)
-
-
-def normalise_weights(net: Net) -> None:
-    nn.utils.parametrizations.weight_norm(net.c1b.conv)
-
-
-def share_weights(net: Net) -> None:
-    net.c4c = ConvBlock(net.c4b.conv.out_channels, net.c4b.conv.out_channels, kernel=1)
-    net.c4c.conv.weight = net.c4b.conv.weight
-    net.c4b = nn.Sequential(net.c4b, net.c4c)
-
-
-@pytest.mark.parametrize(
-    "edit", [freeze_a_layer_and_leave_one_unused, normalise_weights, share_weights]
-)
-def test_an_edited_network_is_trained_and_resumed(edit, small_npz, tmp_path, monkeypatch):
-    make = Net.__init__
-
-    @functools.wraps(make)
-    def make_edited(self, *args, **kwargs):
-        make(self, *args, **kwargs)
-        edit(self)
-
-    monkeypatch.setattr(Net, "__init__", make_edited)
-    for flags in (), ("--resume",):
-        outcome = train(small_npz, tmp_path, "--epochs", 2, *flags)
+def test_an_edited_network_is_trained_and_resumed(small_npz, tmp_path):
+    """With a frozen and an unused layer, normalised weights and weights that two layers share."""
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    flags = ("--epochs", 2, "--model", f"{file}:Mine")
+    for more in (), ("--resume",):
+        outcome = train(small_npz, tmp_path / "out", *flags, *more)
         assert (outcome.status, outcome.err) == (0, "")
+    file.write_text(
+        f"{MINE}\n    def forward(self, images):\n        return -super().forward(images)\n"
+    )
+    outcome = train(small_npz, tmp_path / "out", *flags, "--resume")
+    outcome.assert_refused("logits for the probe image")
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--epochs", 3], ["--epochs (was 2, now 3)"]),
-        (["--width", 1], ["--width (was 0.5, now 1.0)"]),
         (["--lr", 0.01, "--seed", 3], ["--lr (was 0.001, now 0.01)", "--seed (was 0, now 3)"]),
-        (["--batch-size", 16], ["--batch-size (was 32, now 16)"]),
-        (["--weight-decay", 0], ["--weight-decay (was 0.0005, now 0.0)"]),
-        (["--label-smoothing", 0.2], ["--label-smoothing (was 0.1, now 0.2)"]),
         (["--augment", "device"], ["--augment (was albumentations, now device)"]),
         (["--limit-train", 50], ["the data set (--dataset, --limit-train, --holdout)"]),
-        (["--holdout", 24], ["the data set"]),
     ],
 )
 def test_resume_refuses_another_run(flags, words, small_npz, finished_run, tmp_path):
@@ -139,55 +119,26 @@ def test_resume_refuses_another_run(flags, words, small_npz, finished_run, tmp_p
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_resume_refuses_a_network_edited_without_changing_a_shape(
-    small_npz, finished_run, tmp_path, monkeypatch
-):
+DAMAGES = [
+    *(("last.pt", how) for how in ("missing", "truncated", "tampered", "best.pt")),
+    *(("best.pt", how) for how in ("missing", "truncated", "another network's")),
+]
+
+
+@pytest.mark.parametrize(("name", "how"), DAMAGES)
+def test_resume_with_a_broken_checkpoint(name, how, small_npz, finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "out")
-
-    def forward(self, images):
-        x = self.c2b(self.c2a(self.c1c(self.c1b(self.c1a(images)))))
-        x = F.avg_pool2d(x, 3, 1, 1)
-        return self.fc(self.gap(self.c4b(self.c4a(self.c3b(self.c3a(x))))).flatten(1))
-
-    monkeypatch.setattr(Net, "forward", forward)
-    resumed = train(small_npz, out, "--epochs", 2, "--resume")
-    resumed.assert_refused("logits for the probe image")
-
-
-def test_resume_without_a_run(small_npz, tmp_path):
-    train(small_npz, tmp_path, "--resume").assert_refused("last.pt", "missing")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "tampered", "recipe", "best"])
-def test_resume_from_a_broken_checkpoint(damage, small_npz, finished_run, tmp_path):
-    last = tmp_path / "last.pt"
-    whole = (finished_run / "last.pt").read_bytes()
-    if damage == "truncated":
-        last.write_bytes(whole[:-1000])
-    elif damage == "tampered":
-        checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
+    path = out / name
+    checkpoint = torch.load(path, weights_only=True)
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif how == "tampered":
         del checkpoint["weights"]["fc.bias"]
-        torch.save(checkpoint, last)
-    elif damage == "recipe":
-        checkpoint = torch.load(finished_run / "last.pt", weights_only=True)
-        checkpoint["training"]["recipe"] = 3
-        torch.save(checkpoint, last)
-    else:  # a checkpoint to use is none to resume from
-        last.write_bytes((finished_run / "best.pt").read_bytes())
-    outcome = train(small_npz, tmp_path, "--epochs", 2, "--resume")
-    outcome.assert_refused("last.pt")
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "another network's"])
-def test_resume_with_a_broken_best_pt(damage, small_npz, finished_run, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(finished_run, out)
-    best = out / "best.pt"
-    if damage == "missing":
-        best.unlink()
-    elif damage == "truncated":
-        best.write_bytes(best.read_bytes()[:-1000])
+        torch.save(checkpoint, path)
+    elif how == "best.pt":  # a checkpoint to use is none to resume from
+        shutil.copy(out / "best.pt", path)
     else:
-        checkpoint = torch.load(best, weights_only=True)
-        torch.save({**checkpoint, "weights": Net(3, width=1).state_dict()}, best)
-    train(small_npz, out, "--epochs", 2, "--resume").assert_refused("best.pt")
+        torch.save({**checkpoint, "weights": Net(3, width=1).state_dict()}, path)
+    train(small_npz, out, "--epochs", 2, "--resume").assert_refused(name)

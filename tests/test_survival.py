@@ -13,7 +13,6 @@ import forked
 import pytest
 from runs import assert_same_run, log_without_times, run_code, run_script
 
-from recipe import AUGMENTERS
 from records import names
 from records.results import read_config
 
@@ -74,7 +73,9 @@ def test_killed_30_times_and_resumed_is_the_run(flags, whole, out):
     assert {file for file in files(out) if file.parts[0] != "archive"} == files(whole)
 
 
-@pytest.mark.parametrize("die_at", range(2, 38, 9))
+@pytest.mark.parametrize(
+    "die_at", [2, 11, *(pytest.param(at, marks=pytest.mark.slow) for at in range(5, 33, 9))]
+)
 def test_killed_while_it_moves_an_earlier_run_away(die_at, flags, whole, out):
     shutil.copytree(whole, out, dirs_exist_ok=True)
     another = [*flags, "--seed", "1", "--epochs", "1"]
@@ -103,7 +104,6 @@ def test_killed_with_workers_leaves_no_process_and_no_lock(flags, whole, out):
     ("number", "status", "workers"),
     [
         (signal.SIGINT, 130, "0"),
-        pytest.param(signal.SIGINT, 130, "2", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "2", marks=pytest.mark.slow),
     ],
 )
@@ -131,37 +131,29 @@ def test_stopped_before_an_epoch_is_finished_it_leaves_an_earlier_run_in_its_pla
     assert_same_run(whole, out)
 
 
-def test_a_stop_waits_until_what_is_being_kept_is_kept():
-    code = (
-        "import signal\n"
-        "from console.errors import run\n"
-        "from console.signals import stop_delayed\n"
-        "def main():\n"
-        "    with stop_delayed():\n"
-        "        signal.raise_signal(signal.SIGTERM)\n"
-        "        print('kept')\n"
-        "    print('not reached')\n"
-        "run(main)"
-    )
-    done = run_code(code)
-    assert (done.status, done.out) == (143, "kept\n")
+STOPPED_WHILE_IT_KEEPS = """
+    with stop_delayed():
+        signal.raise_signal(signal.SIGTERM)
+        print("kept")
+    print("not reached")
+"""
+STOPPED_TWICE = """
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(60)
+"""
 
 
-def test_a_second_ctrl_c_ends_at_once():
-    code = (
-        "import signal, time\n"
-        "from console.errors import run\n"
-        "def main():\n"
-        "    try:\n"
-        "        signal.raise_signal(signal.SIGINT)\n"
-        "    finally:\n"
-        "        signal.raise_signal(signal.SIGINT)\n"
-        "        time.sleep(60)\n"
-        "run(main)"
+def test_a_stop_waits_until_what_is_being_kept_is_kept_and_a_second_ctrl_c_ends_at_once():
+    imports = "from console.errors import run; from console.signals import stop_delayed"
+    start = f"import signal, time; {imports}\ndef main():"
+    kept, twice = (
+        run_code(f"{start}{main}run(main)") for main in (STOPPED_WHILE_IT_KEEPS, STOPPED_TWICE)
     )
-    done = run_code(code)
-    assert done.status == -signal.SIGINT  # which a shell shows as 130
-    assert done.err == ""
+    assert (kept.status, kept.out) == (143, "kept\n")
+    assert (twice.status, twice.err) == (-signal.SIGINT, "")  # which a shell shows as 130
 
 
 @pytest.mark.slow
@@ -184,32 +176,16 @@ def test_too_little_memory_is_reported_in_a_line(width, flags, out):
     outcome.assert_refused("memory ran out", "smaller --batch-size or --width")
 
 
-def stopped_after_two_epochs(flags, out) -> bytes:
-    """Leaves a run to resume in `out`; returns its last.pt."""
+def test_a_full_disk(flags, whole, out):
     run = forked.start(flags, out)
     run.wait_for_epochs(2)
     run.process.kill()
     run.process.join()
-    return (out / names.LAST).read_bytes()
-
-
-def test_a_full_disk(flags, whole, out):
-    last = stopped_after_two_epochs(flags, out)
+    last = (out / names.LAST).read_bytes()
     outcome = forked.run([*flags, "--resume"], out, prepare=forked.limit_file_size)
     outcome.assert_refused(f"{out}/", ".pt cannot be written: File too large", "is kept")
     assert (out / names.LAST).read_bytes() == last
     assert not list(out.rglob(".*.partial.*"))
-    assert forked.run([*flags, "--resume"], out).status == 0
-    assert_same_run(whole, out)
-
-
-def test_permissions_lost_on_the_way(flags, whole, out):
-    run = forked.start(flags, out, prepare=forked.obey_permissions)
-    run.wait_for_epochs(2)
-    out.chmod(0o555)
-    run.outcome().assert_refused(f"{out}/", "cannot be written: Permission denied", "is kept")
-    forked.run(flags, out, prepare=forked.obey_permissions).assert_refused("--out", "Permission")
-    out.chmod(0o755)
     assert forked.run([*flags, "--resume"], out).status == 0
     assert_same_run(whole, out)
 
@@ -223,20 +199,12 @@ def test_a_folder_deleted_on_the_way(flags, out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("augmenter", AUGMENTERS)
-def test_a_run_beside_another_is_the_run_alone(augmenter, flags, whole, tmp_path):
-    outs = [tmp_path / name for name in ("alone", "one", "other")]
-    for out in outs:
-        out.mkdir()
-    command = [*flags, "--augment", augmenter]
-    if augmenter == "albumentations":
-        outs[0] = whole
-    else:
-        assert forked.run(command, outs[0]).status == 0
-    beside = [forked.start(command, out) for out in outs[1:]]
-    assert [run.outcome().status for run in beside] == [0, 0]
-    for out in outs[1:]:
-        assert_same_run(outs[0], out)
+def test_a_run_beside_another_is_the_run_alone(flags, whole, tmp_path):
+    outs = tmp_path / "one", tmp_path / "other"
+    beside = [forked.start(flags, out) for out in outs]
+    for run, out in zip(beside, outs, strict=True):
+        assert run.outcome().status == 0
+        assert_same_run(whole, out)
 
 
 @pytest.mark.slow

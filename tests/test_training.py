@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 from runs import log_without_times, run_script, train
 from torch import nn
 
@@ -13,11 +12,8 @@ from console.errors import UserError
 from data import as_tensor, endless, evaluation_batches, training_batches
 from model import Normalised, build_network
 from recipe import NETWORKS, Recipe
-from records import names
-from records.checkpoints import load_checkpoint
-from records.results import read_log
 from training.devices import prepare
-from training.engine import TrainingStep, evaluate, train_steps
+from training.engine import TrainingStep, evaluate
 from training.find_lr import find_lr, find_steepest
 from training.losses import make_loss
 from training.optimizers import Muon, make_optimizers, make_schedules, orthogonal
@@ -44,7 +40,7 @@ def batch(small_data):
 # ---- Muon
 
 
-@pytest.mark.parametrize("shape", [(24, 27), (48, 288), (128, 112), (1, 9), (5, 1)])
+@pytest.mark.parametrize("shape", [(48, 288), (128, 112), (1, 9)])
 def test_orthogonal_has_singular_values_near_one_and_the_same_directions(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonal(matrix))
@@ -111,8 +107,7 @@ def rates_of(recipe: Recipe, steps: int) -> list[float]:
     return rates
 
 
-@pytest.mark.parametrize("steps", range(1, 12))
-@pytest.mark.parametrize("warmup", [0.01, 0.2, 0.9])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.2), (2, 0.9), (3, 0.01), (11, 0.2)])
 def test_schedules_of_any_length(steps, warmup):
     """The rate rises to its peak and falls, in so few steps too that a phase is empty."""
     rates = rates_of(Recipe(warmup=warmup), steps)
@@ -180,15 +175,19 @@ def test_losses_are_the_formulas_of_their_docstrings(batch):
     torch.testing.assert_close(alone(logits, labels, images), own)
 
 
-def test_a_run_with_a_teacher(small_npz, finished_run, tmp_path):
-    best, flags = finished_run / "best.pt", ("--epochs", 1, "--width", 0.25)
-    for name, more in (("taught", ("--teacher", best)), ("alone", ())):
-        assert train(small_npz, tmp_path / name, *flags, *more).status == 0
-    assert log_without_times(tmp_path / "taught") != log_without_times(tmp_path / "alone")
-    resumed = train(small_npz, tmp_path / "taught", *flags, "--resume")
+def test_a_run_with_a_teacher_that_has_not_seen_the_validation_images(small_npz, tmp_path):
+    """A teacher with a smaller hold-out was trained on some of them."""
+    alone, taught = tmp_path / "alone", tmp_path / "taught"
+    flags = ("--epochs", 1, "--holdout", 24)
+    assert train(small_npz, alone, *flags).status == 0
+    teacher = (*flags, "--teacher", alone / "best.pt")
+    assert train(small_npz, taught, *teacher).status == 0
+    assert log_without_times(taught) != log_without_times(alone)
+    resumed = train(small_npz, taught, *flags, "--resume")
     resumed.assert_refused("is of another run", "--teacher (was ")
-    resumed = train(small_npz, tmp_path / "taught", *flags, "--teacher", best, "--resume")
-    assert resumed.status == 0
+    assert train(small_npz, taught, *teacher, "--resume").status == 0
+    outcome = train(small_npz, taught, *teacher, "--holdout", 30)
+    outcome.assert_refused("may have been trained on the validation images", "same --dataset")
 
 
 def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path):
@@ -201,39 +200,12 @@ def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path)
     for flag in ("--teacher-weight", "--temperature"):
         outcome = train(small_npz, tmp_path, flag, 0.5)
         outcome.assert_refused(f"{flag} needs --teacher", status=2)
-
-
-def test_a_teacher_that_the_run_would_move_away_is_refused(small_npz, finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "out")
-    outcome = train(small_npz, out, "--teacher", tmp_path / "out" / "best.pt")
-    outcome.assert_refused("--teacher", "another --out")
-    assert (out / "best.pt").read_bytes() == (finished_run / "best.pt").read_bytes()
-
-
-def test_a_teacher_has_not_seen_the_validation_images(small_npz, tmp_path):
-    """A teacher with a smaller hold-out was trained on some of them."""
-    teacher, flags = tmp_path / "teacher", ("--epochs", 1, "--holdout", 24)
-    assert train(small_npz, teacher, *flags).status == 0
-    taught = tmp_path / "taught", *flags, "--teacher", teacher / "best.pt"
-    assert train(small_npz, *taught).status == 0
-    outcome = train(small_npz, *taught, "--holdout", 30)
-    outcome.assert_refused("may have been trained on the validation images", "same --dataset")
+    outcome = train(small_npz, out, "--teacher", out / "best.pt")
+    outcome.assert_refused("--teacher", "another --out")  # this one would move it away
 
 
 # ---- number formats
-
-
-def test_a_run_in_bfloat16(small_npz, tmp_path):
-    flags, runs = ("--augment", "device", "--epochs", 8), {}
-    for precision in ("bfloat16", "float32"):
-        runs[precision] = tmp_path / precision
-        assert train(small_npz, runs[precision], *flags, "--precision", precision).status == 0
-    assert read_log(runs["bfloat16"]).eval_acc.iloc[-1] == 100
-    assert log_without_times(runs["bfloat16"]) != log_without_times(runs["float32"])
-    weights = load_checkpoint(runs["bfloat16"] / names.BEST).weights.values()
-    assert {x.dtype for x in weights if x.is_floating_point()} == {torch.float32}
-    outcome = train(small_npz, runs["bfloat16"], *flags, "--resume")
-    outcome.assert_refused("it differs in --precision (was bfloat16, now auto). Give")
 
 
 @pytest.mark.parametrize("model", NETWORKS)
@@ -256,33 +228,19 @@ def test_only_depthwise_convolutions_with_stride_or_dilation_stay_in_float32(
     assert formats == {True: {torch.float32}, False: {torch.float32}}
 
 
-@pytest.mark.parametrize("model", NETWORKS)
-def test_the_loss_in_bfloat16_is_close_to_that_in_float32(model, small_data, batch):
-    losses = []
-    for precision in ("float32", "bfloat16"):
-        step = make_step(small_data, Recipe(precision=precision), None, model, width=1, steps=25)
-        losses.append(train_steps(step, [batch] * 3).means()[0])
-    assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
-
-
 # ---- learning-rate finder
 
 
-def test_it_names_a_rate_at_which_the_network_learns(small_npz, finished_run, tmp_path):
+def test_it_names_a_rate_and_leaves_the_run_in_out_as_it_is(small_npz, finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "out")
     files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
     before = {path: path.read_bytes() for path in files}
-    flags = ("--dataset", small_npz, "--batch-size", 32, "--width", 0.25, "--out", out)
-    outcome = run_script("train", *flags, "--find-lr")
+    outcome = train(small_npz, out, "--find-lr", "--width", 0.1, "--batch-size", 16)
     assert outcome.status == 0, outcome.err
     assert {path: path.read_bytes() for path in before} == before
-    with Image.open(out / "plots" / "find_lr.png") as image:
-        assert image.size == (600, 400)
+    assert (out / "plots" / "find_lr.png").exists()
     rate = float(re.search(r"fastest at --lr (\S+);", outcome.out)[1])
-    assert 1e-6 < rate < 1e-2
-    trained = run_script("train", *flags, "--lr", rate, "--epochs", 12, "--out", tmp_path / "x")
-    assert "test accuracy: last 100.00 %" in trained.out
+    assert 1e-5 < rate < 1e-2  # 0.001 is the one that was tuned
 
 
 def test_the_first_losses_which_are_hardly_averaged_do_not_count():
