@@ -16,24 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from console.errors import UserError, print_error, rank, run
+from console.errors import UserError, rank, run
 from console.files import check_file, check_writable
-from console.flags import Device, as_flags, parse, read_workers, setting
+from console.flags import Device, parse, read_workers, setting
 from inputs.sources import DataFlags
 from recipe import Recipe
 from records import names
 
 if TYPE_CHECKING:  # at run time they are imported after the flags are checked
     import torch
-    from torch import nn
 
-    from constraints.checks import Check
     from constraints.trace import Trace
     from data import DeviceBatches, HostBatches
     from inputs.image_data import ImageData
-    from records.results import Config, LogRow
-    from records.run import Run
-    from report.tensorboard import Board
+    from records.results import Config
     from training.engine import TrainingStep
 
 
@@ -91,11 +87,15 @@ def main() -> None:
 
     import torch  # this and what follows takes seconds, so a mistyped flag is told before
 
+    from constraints.checks import check
+    from constraints.trace import trace
     from data import check_batch_size, evaluation_batches, load, training_batches
     from model import Normalised, build_network
     from records.results import make_config
     from records.trained_net import load_teacher
-    from training import devices, engine, losses, processes
+    from report.results import print_network
+    from training import devices, losses, processes
+    from training.engine import TrainingStep
     from training.optimizers import make_optimizers, make_schedules
 
     # ---- process and device
@@ -112,7 +112,9 @@ def main() -> None:
     # ---- network: a wrong output is an error, a broken constraint a warning
     torch.manual_seed(recipe.seed)
     network = build_network(num_classes=len(data.classes), **asdict(recipe.network))
-    traced, checks = check_network(network, recipe, data)
+    traced = trace(network, len(data.classes))
+    checks = check(traced)
+    print_network(network, data, recipe, checks)
     forward = Normalised(network, data.mean, data.std).to(device)
     precision = devices.prepare(forward, recipe.precision, device)
 
@@ -121,9 +123,7 @@ def main() -> None:
     loss = losses.make_loss(recipe, teacher)
     optimizers = make_optimizers(network, recipe)
     schedules = make_schedules(optimizers, recipe, recipe.epochs * batches.steps)
-    step = engine.TrainingStep(
-        forward, loss, optimizers, schedules, precision, options.compile, world
-    )
+    step = TrainingStep(forward, loss, optimizers, schedules, precision, options.compile, world)
     if options.find_lr:
         find_learning_rate(options.out, step, batches, recipe)
         return
@@ -142,59 +142,43 @@ def train(
     traced: Trace,
 ) -> None:
     """Trains, evaluates and saves each epoch that is left, then draws the pictures of the run."""
-    from records.run import open_run
-    from report.results import draw_results, print_epoch, print_start, print_summary
+    import torch
 
-    world, forward = step.world, step.forward
+    from inputs.augment import batch_seed
+    from records.results import make_row
+    from records.run import open_run
+    from report import results
+    from training.engine import evaluate, train_one_epoch
+
+    recipe, world, forward = config.recipe, step.world, step.forward
 
     # ---- the run's folder: locked; an earlier run in it is archived at the first save
     with open_run(options.out, config, world.is_first) as run:
         if options.resume:
             step.load_state_dict(run.resume(world.from_first(run.load_last), forward.network))
-        print_start(run)
-        board = open_board(run, options.tensorboard)
+        results.print_start(run)
+        board = results.open_board(run) if options.tensorboard and run.writes else None
 
         # ---- epochs: train, evaluate, one row, saved as a whole or not at all
         for epoch in run.remaining_epochs:
-            row = run_epoch(epoch, config.recipe, step, batches, test_batches)
+            # dropout and the like draw others in each process, and the same in a resumed run
+            torch.manual_seed(batch_seed(recipe.seed, epoch, world.rank))
+            lr, images = step.learning_rate, results.show_progress(batches, epoch, run)
+            trained = train_one_epoch(step, images, recipe.batch_size)
+            evaluated = evaluate(forward, test_batches, world)
+            row = make_row(epoch, lr, trained, evaluated)
             run.save(row, forward.network, step.state_dict())
-            print_epoch(row, run)
+            results.print_epoch(row, run)
             if board:
                 board.add_epoch(row, config.split)
 
         # ---- tables and pictures of the finished run, with the weights of its best epoch
         if run.writes:
-            figures = draw_results(run, forward, data, traced, next(batches.epoch(1)))
+            figures = results.draw_results(run, forward, data, traced, next(batches.epoch(1)))
             if board:
                 board.add_figures(figures, len(run.log))
-        print_summary(run)
+        results.print_summary(run)
         world.wait_for_all()  # until the first process has drawn the pictures
-
-
-def run_epoch(
-    epoch: int,
-    recipe: Recipe,
-    step: TrainingStep,
-    batches: HostBatches | DeviceBatches,
-    test_batches: list[tuple[torch.Tensor, torch.Tensor]],
-) -> LogRow:
-    """Trains on every image once, then evaluates."""
-    import torch
-    from tqdm import tqdm
-
-    from inputs.augment import batch_seed
-    from records.results import make_row
-    from training.engine import evaluate, train_one_epoch
-
-    # for layers that draw random numbers, dropout for example: each process draws others, and a
-    # resumed run draws the same
-    torch.manual_seed(batch_seed(recipe.seed, epoch, step.world.rank))
-    title, lr = f"epoch {epoch}/{recipe.epochs}", step.learning_rate
-    hidden = None if step.world.is_first else True  # None hides the bar where no terminal is
-    bar = tqdm(batches.epoch(epoch), title, batches.steps, leave=False, disable=hidden)
-    trained = train_one_epoch(step, bar, recipe.batch_size)
-    evaluated = evaluate(step.forward, test_batches, step.world)
-    return make_row(epoch, lr, trained, evaluated)
 
 
 def check_flags(recipe: Recipe, options: Options) -> None:
@@ -224,28 +208,6 @@ def check_flags(recipe: Recipe, options: Options) -> None:
         raise UserError(f"{options.out / names.LAST} is missing: leave out --resume to start anew")
 
 
-def check_network(network: nn.Module, recipe: Recipe, data: ImageData) -> tuple[Trace, list[Check]]:
-    """Traces the network once, prints its size, and warns of each constraint that it breaks."""
-    from constraints.checks import check
-    from constraints.tables import count_parameters
-    from constraints.trace import trace
-
-    traced = trace(network, len(data.classes))
-    mean, std = ("/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
-    print(
-        f"data: {data.name}, {len(data.train_labels):,} training and {len(data.test_labels):,} "
-        f"{names.SPLITS[data.split]} images, {len(data.classes)} classes, RGB mean {mean} std {std}"
-    )
-    print(f"network: {network.name}, {count_parameters(network):,} parameters", flush=True)
-    checks = check(traced)
-    if broken := ", ".join(each.constraint for each in checks if not each.passed):
-        print_error(
-            f"warning: the network breaks constraints ({broken}); see python model.py "
-            + " ".join(f"{flag} {value}" for flag, value in as_flags(recipe.network).items())
-        )
-    return traced, checks
-
-
 def find_learning_rate(
     out: Path, step: TrainingStep, batches: HostBatches | DeviceBatches, recipe: Recipe
 ) -> None:
@@ -263,15 +225,6 @@ def find_learning_rate(
         picture = out / names.RANGE_TEST
         draw_range_test(*result, picture)
         print(f"the loss fell fastest at --lr {result.steepest:.1g}; {picture} shows it")
-
-
-def open_board(run: Run, is_wanted: bool) -> Board | None:
-    """What logs for TensorBoard, with --tensorboard."""
-    if not (is_wanted and run.writes):
-        return None
-    from report.tensorboard import Board
-
-    return Board(run.out, len(run.log))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sklearn import metrics
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from console.errors import UserError, join_command, print_error
+from console.flags import as_flags
+from constraints.checks import Check
 from constraints.pictures import draw_network
+from constraints.tables import count_parameters
 from constraints.trace import Trace
 from model import Normalised
 from recipe import Recipe
@@ -25,6 +30,23 @@ from report import activation_map, pictures
 MISTAKES = 12  # in the grid, each with two maps
 
 
+def print_network(network: nn.Module, data, recipe: Recipe, checks: Sequence[Check]) -> None:
+    """What is trained on what, with a warning of each constraint that the network breaks.
+
+    `data` is an `inputs.image_data.ImageData`.
+    """
+    mean, std = ("/".join(f"{value:.4f}" for value in values) for values in (data.mean, data.std))
+    print(
+        f"data: {data.name}, {len(data.train_labels):,} training and {len(data.test_labels):,} "
+        f"{names.SPLITS[data.split]} images, {len(data.classes)} classes, RGB mean {mean} std {std}"
+    )
+    print(f"network: {network.name}, {count_parameters(network):,} parameters", flush=True)
+    if broken := ", ".join(each.constraint for each in checks if not each.passed):
+        flags = (word for pair in as_flags(recipe.network).items() for word in pair)
+        command = join_command(["python", "model.py", *flags])
+        print_error(f"warning: the network breaks constraints ({broken}); see {command}")
+
+
 def print_start(run: Run) -> None:
     if unsupported := find_unsupported(run.config.versions):
         print_error(
@@ -34,6 +56,18 @@ def print_start(run: Run) -> None:
     print(f"learning rate: {explain_peak(run.config.recipe)}", flush=True)
     if run.log:
         print(f"resumed after epoch {len(run.log)} of {run.config.recipe.epochs}", flush=True)
+
+
+def open_board(run: Run):
+    """A `report.tensorboard.Board`; that package is imported with --tensorboard only."""
+    return import_module("report.tensorboard").Board(run.out, len(run.log))
+
+
+def show_progress(batches, epoch: int, run: Run) -> tqdm:
+    """The batches of an epoch, with a bar on a terminal; `batches` are of `data.py`."""
+    title = f"epoch {epoch}/{run.config.recipe.epochs}"
+    hidden = None if run.writes else True  # None hides the bar where no terminal is
+    return tqdm(batches.epoch(epoch), title, batches.steps, leave=False, disable=hidden)
 
 
 def print_epoch(row: LogRow, run: Run) -> None:
