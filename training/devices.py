@@ -191,12 +191,12 @@ def _is_dilated_depthwise(conv: nn.Conv2d) -> bool:
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next training step; call it once data is loaded.
 
-    By default glibc returns freed blocks above 128 KiB to the kernel. To have their pages mapped
-    and zeroed again takes a quarter of a training step on the CPU. Other C libraries have no such
-    setting; with them, nothing happens.
+    By default glibc maps large blocks anew each time, and returns freed ones to the kernel. To have
+    their pages zeroed again takes a quarter of a training step on the CPU, more with large batches.
+    Other C libraries have no such setting; with them, nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
-        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
