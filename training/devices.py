@@ -99,6 +99,8 @@ def prepare(forward: nn.Module, wanted: str, device: torch.device) -> torch.dtyp
     precision = training_precision(wanted, device)
     print(f"device: {describe_device(device)}", flush=True)
     keep_freed_memory()
+    if device.type == "cuda":  # cuDNN may have no deterministic backward pass of a dilated one
+        avoid_slow_kernels(forward, torch.float32)
     if device.type == "cpu":
         avoid_slow_kernels(forward, precision)
         if is_slow(precision):
