@@ -1,15 +1,11 @@
 """The augmentation does what it says, and both of its makers do the same."""
 
-import os
-import subprocess
-import sys
-
 import albumentations as A
 import albumentations.augmentations.geometric.functional as geometric
 import numpy as np
 import pytest
 import torch
-from runs import REPO
+from runs import run_python
 from scipy.stats import ks_2samp
 
 import data
@@ -168,11 +164,10 @@ def test_one_hole_filled_with_the_training_mean():
 def test_no_warning_and_no_update_check_on_the_users_screen():
     """In a process in which any look-up on the network ends it."""
     code = (
-        "import socket, os; socket.getaddrinfo = lambda *_, **__: os._exit(7); "
+        "import socket, os; os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None); "
+        "socket.getaddrinfo = lambda *_, **__: os._exit(7); "
         "from inputs import augment; from recipe import Augmentation; "
         "augment.build_pipeline(Augmentation(), (0.5, 0.5, 0.5))"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_python("-c", code)
+    assert (done.status, done.err) == (0, "")

@@ -1,17 +1,12 @@
 """Flags and their mistakes, as a user types them."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from runs import REPO, run_code, run_script
+from runs import REPO, Outcome, run_code, run_python, run_script
 
 from console.errors import join_command
-from console.flags import parse
-from recipe import Recipe
-from train import Options
 
 
 @pytest.mark.parametrize(
@@ -66,7 +61,7 @@ SCRIPTS = tuple(MISTAKES)
 ARGUMENTS = {"train": [], "predict": ["README.md"]}  # that are right
 
 
-def run_without_slow_libraries(script: str, *flags: str, cwd=REPO) -> subprocess.CompletedProcess:
+def run_without_slow_libraries(script: str, *flags: str, cwd=REPO) -> Outcome:
     """Runs a script in a process in which the import of any of the slow libraries fails."""
     path = REPO / f"{script.replace('.', '/')}.py"
     code = (
@@ -74,26 +69,22 @@ def run_without_slow_libraries(script: str, *flags: str, cwd=REPO) -> subprocess
         f"sys.modules.update(dict.fromkeys({SLOW_LIBRARIES})); "
         f"runpy.run_path({str(path)!r}, run_name='__main__')"
     )
-    command = [sys.executable, "-c", code, *flags]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    return run_python("-c", code, *flags, cwd=cwd)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_mistakes_need_no_slow_library(script, tmp_path):
     """Nor does parsing create anything; without the libraries it is said how to install them."""
     shown = run_without_slow_libraries(script, "--help", cwd=tmp_path)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    defaults = " ".join(shown.stdout.split())  # are the repository's, whatever folder this is
+    assert (shown.status, shown.err) == (0, "")
+    defaults = " ".join(shown.out.split())  # are the repository's, whatever folder this is
     assert not re.search(r"default: (results|README|data)", defaults)
     refused = run_without_slow_libraries(script, *MISTAKES[script], cwd=tmp_path)
-    assert refused.returncode == 2, refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    refused.assert_refused(status=2)
     assert list(tmp_path.iterdir()) == []
     if script in ("train", "predict"):
         done = run_without_slow_libraries(script, *ARGUMENTS[script])
-        (line,) = done.stderr.splitlines()
-        assert done.returncode == 1
-        assert " is not installed: pip install -r requirements" in line
+        done.assert_refused(" is not installed: pip install -r requirements")
 
 
 def test_an_unknown_flag_names_the_help():
@@ -111,11 +102,6 @@ def test_ctrl_c_while_the_libraries_are_imported():
     )
     done = run_code(code)
     assert (done.status, done.err) == (130, "train.py: stopped\n")
-
-
-def test_the_typed_command_spells_out_the_defaults():
-    typed = ["--epochs", "25", "--batch-size", "128", "--lr", "0.001", "--device", "auto"]
-    assert parse("", Recipe, Options, argv=typed) == parse("", Recipe, Options, argv=[])
 
 
 NO_DEFAULT = ("IMAGE", "RUN", "-h")

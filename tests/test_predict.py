@@ -3,13 +3,12 @@
 import io
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from runs import CLASSES, REPO, run_script
+from runs import CLASSES, REPO, run_python, run_script
 
 from data import as_tensor, load
 from records.trained_net import TrainedNet
@@ -87,10 +86,9 @@ def test_transparent_images_are_what_they_are_in_training(best, tmp_path):
 
 def test_the_published_network_works_on_a_fresh_clone_from_any_folder(tmp_path):
     tiles = sorted(TILES.glob("*.png"))
-    command = [sys.executable, REPO / "predict.py", *tiles, "--top", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    lines = [line.partition(": ") for line in done.stdout.splitlines()]
-    assert [name for name, _, _ in lines] == [str(tile) for tile in tiles], done.stderr
+    done = run_python(REPO / "predict.py", *tiles, "--top", 1, cwd=tmp_path)
+    lines = [line.partition(": ") for line in done.out.splitlines()]
+    assert [name for name, _, _ in lines] == [str(tile) for tile in tiles], done.err
     assert sum(top.split()[0] in name for name, _, top in lines) >= 6
     assert list(tmp_path.iterdir()) == []
 

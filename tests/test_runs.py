@@ -1,12 +1,10 @@
 """The table of finished runs: recorded, shown. No test asserts a speed."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
-from runs import REPO, run_script, train
+from runs import run_python, run_script, train
 
 from experiments.record import name_images
 from recipe import Recipe
@@ -169,10 +167,10 @@ def test_the_headline_is_the_mean_over_the_seeds_of_the_runs_own_recipe(finished
 @pytest.mark.slow
 def test_quick_bench(small_npz, tmp_path):
     """In a process of its own, as its modes start processes that import it."""
-    command = [sys.executable, "-m", "experiments.bench", "--quick", "--batch-size", "4"]
-    command += ["--workers", "1", "--device", "cpu", "--dataset", small_npz, "--out", tmp_path]
-    done = subprocess.run([*map(str, command)], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    flags = ("--quick", "--batch-size", 4, "--workers", 1, "--device", "cpu")
+    flags += ("--dataset", small_npz, "--out", tmp_path)
+    done = run_python("-m", "experiments.bench", *flags)
+    assert done.status == 0, done.err
     rows = {row.mode: row for row in read_rows(tmp_path / names.BENCH, BenchRow)}
     assert list(rows) == ["ceiling", "albumentations", "device", "plain"]
     ceiling, plain = rows["ceiling"].images_per_second, rows["plain"].images_per_second
@@ -181,7 +179,7 @@ def test_quick_bench(small_npz, tmp_path):
         assert row.share_of_ceiling == pytest.approx(row.images_per_second / ceiling, rel=0.01)
         assert row.ratio_to_plain == pytest.approx(row.images_per_second / plain, rel=0.01)
         assert row.command.startswith("python -m experiments.bench --quick")
-        assert row.mode in done.stdout
+        assert row.mode in done.out
     again = run_script("experiments.bench", "--batch-size", 97, "--dataset", small_npz)
     again.assert_refused("--batch-size 97", status=2)
 

@@ -13,7 +13,7 @@ from data import as_tensor, endless, evaluation_batches, training_batches
 from model import Normalised, build_network
 from recipe import NETWORKS, Recipe
 from training.devices import prepare
-from training.engine import TrainingStep, evaluate
+from training.engine import TrainingStep, evaluate, train_one_epoch
 from training.find_lr import find_lr, find_steepest
 from training.losses import make_loss
 from training.optimizers import Muon, make_optimizers, make_schedules, orthogonal
@@ -205,7 +205,19 @@ def test_teachers_that_do_not_fit_are_refused(small_npz, finished_run, tmp_path)
     outcome.assert_refused("--teacher", "another --out")  # this one would move it away
 
 
-# ---- number formats
+# ---- batch norm and number formats
+
+
+def test_batch_norm_statistics_are_of_the_last_batches_together(small_data):
+    """Of all three in this epoch; running averages of the first layer would lag behind."""
+    recipe = Recipe(epochs=1, batch_size=32, augment="device")
+    batches, step = training_batches(small_data, recipe, CPU), make_step(small_data, recipe)
+    train_one_epoch(step, batches.epoch(1), recipe.batch_size)
+    images = torch.cat([images for images, *_ in batches.epoch(1)])
+    first = step.forward.network.c1a
+    with torch.no_grad():
+        expected = first.conv(step.forward.normalise(images)).mean((0, 2, 3))
+    torch.testing.assert_close(first.bn.running_mean, expected)
 
 
 @pytest.mark.parametrize("model", NETWORKS)
