@@ -128,6 +128,13 @@ def log_without_times(out: Path) -> list[dict]:
         return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
 
 
+def read_files(out: Path) -> dict[Path, bytes]:
+    """The files of a run by their paths in `out`, without its lock and the archived runs."""
+    paths = {path.relative_to(out): path for path in out.rglob("*") if path.is_file()}
+    others = {names.ARCHIVE.name, names.LOCK.name}
+    return {name: path.read_bytes() for name, path in paths.items() if name.parts[0] not in others}
+
+
 def assert_same(one, other):
     """Equality of nested dicts, lists and dataclasses, tensors bit for bit; times aside."""
     assert type(one) is type(other)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from runs import run_script, train
+from runs import run_script
 
 import data
 from console.errors import UserError
@@ -120,13 +120,3 @@ def test_checkpoint_with_any_entry(finished_run, small_npz, tmp_path, name, valu
     outcome = run_script("evaluate", "--checkpoint", path, "--dataset", small_npz)
     if outcome.status != 0:
         outcome.assert_refused("x.pt")
-
-
-@settings(fuzz, max_examples=10)
-@given(st.sampled_from(["recipe", "log"]), anything)
-def test_resume_with_any_entry(finished_run, small_npz, tmp_path, name, value):
-    content = torch.load(finished_run / names.LAST, weights_only=True)
-    content["training"][name] = value
-    torch.save(content, tmp_path / "last.pt")
-    (tmp_path / "best.pt").write_bytes((finished_run / names.BEST).read_bytes())
-    train(small_npz, tmp_path, "--epochs", 2, "--resume").assert_refused("last.pt")

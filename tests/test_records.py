@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import CLASSES
+from runs import CLASSES, read_files
 
 from console.errors import UserError
 from model import build_network
@@ -162,31 +162,21 @@ def test_what_is_no_checkpoint_is_refused_and_not_run(how, tmp_path):
 # ---- the run's folder
 
 
-def files(folder: Path) -> dict[Path, bytes]:
-    return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.name != ".lock"
-        and path.relative_to(folder).parts[0] != "archive"
-    }
-
-
 def test_an_earlier_run_is_archived_whole(finished_run, tmp_path):
     """Each under its start time; one whose config is damaged, under the time of its files."""
-    out, before = tmp_path / "out", files(finished_run)
+    out, before = tmp_path / "out", read_files(finished_run)
     for _ in range(2):
         shutil.copytree(finished_run, out, dirs_exist_ok=True)
         (out / "notes.txt").write_text("the user's own")
         folder = archive_earlier_run(out)
-        assert files(folder) == before
-        assert list(files(out)) == [Path("notes.txt")]
+        assert read_files(folder) == before
+        assert list(read_files(out)) == [Path("notes.txt")]
         started = read_config(folder).started.replace(":", "-").replace("+", "-")
         assert folder.name.startswith(started)
     assert len(list((out / "archive").iterdir())) == 2
     shutil.copytree(finished_run, out, dirs_exist_ok=True)
     (out / "config.json").write_text("{")
-    assert files(archive_earlier_run(out)) == before | {Path("config.json"): b"{"}
+    assert read_files(archive_earlier_run(out)) == before | {Path("config.json"): b"{"}
     assert archive_earlier_run(out) is None
 
 

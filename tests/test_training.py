@@ -2,10 +2,11 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from runs import log_without_times, run_script, train
+from runs import log_without_times, read_files, run_script, train
 from torch import nn
 
 from console.errors import UserError
@@ -245,12 +246,12 @@ def test_only_depthwise_convolutions_with_stride_or_dilation_stay_in_float32(
 
 def test_it_names_a_rate_and_leaves_the_run_in_out_as_it_is(small_npz, finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "out")
-    files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
-    before = {path: path.read_bytes() for path in files}
+    before = read_files(out)
     outcome = train(small_npz, out, "--find-lr", "--width", 0.1, "--batch-size", 16)
     assert outcome.status == 0, outcome.err
-    assert {path: path.read_bytes() for path in before} == before
-    assert (out / "plots" / "find_lr.png").exists()
+    after = read_files(out)
+    assert after.pop(Path("plots", "find_lr.png"))
+    assert after == before
     rate = float(re.search(r"fastest at --lr (\S+);", outcome.out)[1])
     assert 1e-5 < rate < 1e-2  # 0.001 is the one that was tuned
 
