@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib
 import io
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, is_dataclass
@@ -64,9 +65,10 @@ def write_hostile_folders(root: Path) -> None:
 
 
 def save_npz(path: Path, data: ImageData, **replaced) -> Path:
-    """Writes `data` as an .npz file, with the arrays in `replaced` in place of its own."""
+    """Writes `data` as an .npz file, with `replaced` arrays, or without one that is None there."""
     arrays = {name: value for name, value in vars(data).items() if isinstance(value, np.ndarray)}
-    np.savez(path, **{**arrays, "classes": np.array(data.classes), **replaced})
+    arrays |= {"classes": np.array(data.classes), **replaced}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
 
 
@@ -84,11 +86,15 @@ class Outcome:
             assert word in self.err, self.err
 
 
-def run_code(code: str) -> Outcome:
-    """Runs Python code in a process of its own, in the folder of the repository."""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+def run_python(*args: object, cwd: Path = REPO, **environment: str) -> Outcome:
+    """Runs `python args` in a process of its own, with `environment` added to that of this one."""
+    command, env = [sys.executable, *map(str, args)], os.environ | environment
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def run_code(code: str) -> Outcome:
+    return run_python("-c", code)
 
 
 def run_script(name: str, *args: object) -> Outcome:
@@ -120,6 +126,13 @@ def train(dataset: Path, out: Path, *flags: object) -> Outcome:
 def log_without_times(out: Path) -> list[dict]:
     with (out / "train_log.csv").open() as file:
         return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def read_files(out: Path) -> dict[Path, bytes]:
+    """The files of a run by their paths in `out`, without its lock and the archived runs."""
+    paths = {path.relative_to(out): path for path in out.rglob("*") if path.is_file()}
+    others = {names.ARCHIVE.name, names.LOCK.name}
+    return {name: path.read_bytes() for name, path in paths.items() if name.parts[0] not in others}
 
 
 def assert_same(one, other):

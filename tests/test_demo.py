@@ -230,19 +230,6 @@ def test_a_missing_file_is_reported(page):
         page.unroute(f"**/{name}")
 
 
-def test_a_runtime_that_is_not_sent_as_javascript_is_reported(browser, address, site):
-    runtime = (site / "ort.wasm.bundle.min.js").read_bytes()
-
-    def send_as_bytes(page):
-        kind = "application/octet-stream"
-        page.route("**/*.min.js", lambda route: route.fulfill(body=runtime, content_type=kind))
-
-    with opened(browser, address, send_as_bytes) as page:
-        alert = page.locator("[role=alert]")
-        expect(alert).to_contain_text("ort.wasm.bundle.min.js as application/octet-stream")
-        expect(alert).to_contain_text("text/javascript")
-
-
 def test_the_wrong_folder_or_no_server_is_reported(browser, site):
     with served(REPO / "demo") as address, opened(browser, address) as page:
         expect(page.locator("[role=alert]")).to_contain_text("net.json is not beside this page")

@@ -13,7 +13,7 @@ import one_of_ranks
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import REPO, assert_same_run, log_without_times, run_script
+from runs import REPO, assert_same_run, log_without_times, run_python, run_script
 
 from data import as_tensor
 from recipe import AUGMENTERS
@@ -156,11 +156,9 @@ def test_killed_and_resumed_by_two_processes_is_the_run(flags, tmp_path):
 
 @pytest.mark.slow
 def test_a_bad_flag_is_reported_once():
-    done = subprocess.run(
-        [*TORCHRUN, "train.py", "--lr", "fast"], cwd=REPO, capture_output=True, text=True
-    )
-    assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("train.py: ")]
+    done = run_python(*TORCHRUN[1:], "train.py", "--lr", "fast")
+    assert done.status != 0
+    (line,) = [line for line in done.err.splitlines() if line.startswith("train.py: ")]
     assert "--lr" in line
 
 

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from runs import CLASSES, REPO, run_script
+from runs import CLASSES, REPO, run_python, run_script
 
 from export import collect_facts, export_onnx, run_onnx, write_int8_onnx
 from inputs.image_files import read_image
@@ -49,9 +48,7 @@ def test_logits_are_pytorchs_for_any_batch_and_class_names_are_inside(exported, 
 
 def test_no_path_of_the_exporting_machine_is_in_the_files(exported):
     for path in (exported, exported.with_suffix(".int8.onnx")):
-        content = path.read_bytes()
-        assert str(REPO).encode() not in content
-        assert sys.prefix.encode() not in content
+        assert not any(root.encode() in path.read_bytes() for root in (str(REPO), sys.prefix))
 
 
 def test_int8_of_the_published_network_is_small_and_right_on_this_cpu(tmp_path):
@@ -124,21 +121,18 @@ def test_a_page_is_written_again_over_itself_with_names_that_servers_know(finish
     project, site = tmp_path / "project", tmp_path / "site"
     shutil.copytree(REPO, project, ignore=shutil.ignore_patterns(*others))
     shutil.copy(finished_run / names.BEST, tmp_path)
-    command = [sys.executable, project / "export.py", "--checkpoint", tmp_path / "best.pt"]
-
-    def export() -> subprocess.CompletedProcess:
-        return subprocess.run([*command, "--page", site], capture_output=True, text=True)
-
-    assert "npm install --no-package-lock --prefix demo" in export().stderr
+    command = (project / "export.py", "--checkpoint", tmp_path / "best.pt", "--page", site)
+    refused = run_python(*command)
+    refused.assert_refused("npm install --no-package-lock --prefix demo")
     assert not site.exists()
     runtime = project / "demo" / "node_modules" / "onnxruntime-web" / "dist"
     runtime.mkdir(parents=True)
     for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
         (runtime / name).write_text("runtime")
     for _ in range(2):
-        done = export()
-        assert "on 500 random images" in done.stdout, done.stderr
-        assert f"python -m http.server --directory {site}" in done.stdout
+        done = run_python(*command)
+        assert "on 500 random images" in done.out, done.err
+        assert f"python -m http.server --directory {site}" in done.out
     written = {path.name for path in site.iterdir()}
     expected = {"index.html", "page.css", "page.js", names.ONNX.name, names.PAGE_FACTS.name}
     # not .mjs, which some servers do not send as JavaScript

@@ -117,14 +117,11 @@ def test_classes_may_be_called_like_splits(names, flat):
     [
         ({"test": "tset"}, ["train/CLASS/", "test/CLASS/", "tset"]),
         ({"train": "Training", "test": "Testing"}, ["train/CLASS/", "Testing, Training"]),
-        ({"train": "trn"}, ["train/CLASS/", "trn"]),
         ({"train": ".train", "test": ".test"}, ["train/CLASS/", "none"]),
         ({"test/cat": "test/dog"}, ["cat, dog"]),
         ({"train/cat": "train/.cat", "test/cat": "test/.cat"}, ["two classes"]),
-        (
-            {"train/cat": "train/c\nat", "test/cat": "test/c\nat"},
-            [r"'c\nat'", "control characters"],
-        ),
+        ({"train/cat": "train/c\nat", "test/cat": "test/c\nat"}, [r"'c\nat'", "control"]),
+        ({f"train/cat/{i}.png": f"train/cat/.{i}" for i in range(3)}, ["train/cat has no images"]),
     ],
 )
 def test_unusable_layouts_are_refused(renamed, words, tree):
@@ -162,35 +159,15 @@ def test_what_is_no_image_is_skipped_and_counted(tree, capsys):
     assert line.endswith("not images: 1 .db, 2 .txt, 1 hidden, 2 no suffix")
 
 
-def damage(folder: Path, how: str) -> None:
-    image = folder / "1.png"
-    if how == "no image in a class":
-        for path in folder.glob("*.png"):
-            path.rename(path.with_suffix(".txt")).write_text("no image")
-    elif how == "truncated":
-        image.write_bytes(image.read_bytes()[:300])
-    elif how == "truncated without a suffix":
-        (folder / "1").write_bytes(image.read_bytes()[:300])
-    elif how == "empty":
-        image.write_bytes(b"")
-    else:
-        image.unlink()
-        image.symlink_to(folder / "nowhere")
-
-
 @pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        ("no image in a class", ["train/cat has no images"]),
-        ("truncated", ["1.png: ", "truncated"]),
-        ("truncated without a suffix", ["train/cat/1: ", "truncated"]),
-        ("empty", ["1.png: not an image"]),
-        ("link to nowhere", ["1.png: there is no such file"]),
-    ],
+    ("name", "size", "words"),
+    [("1.png", 300, "truncated"), ("1", 300, "truncated"), ("1.png", 0, "not an image")],
 )
-def test_damaged_images_stop_the_run(how, words, tree):
-    damage(tree / "train" / "cat", how)
-    run_script("train", "--dataset", tree, "--out", tree / "out").assert_refused(*words)
+def test_damaged_images_stop_the_run(name, size, words, tree):
+    folder = tree / "train" / "cat"
+    (folder / name).write_bytes((folder / "1.png").read_bytes()[:size])
+    outcome = run_script("train", "--dataset", tree, "--out", tree / "out")
+    outcome.assert_refused(f"train/cat/{name}: ", words)
 
 
 def kept_copy(root: Path) -> Path:

@@ -34,8 +34,7 @@ def test_hostile_class_names_stay_text(hostile_run, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("[a](https://e.org)", "![a](https://e.org/a.png)", "<https://e.org>", "[a]: b"),
-        *("https://e.org", "HTTP://e.org", "see www.e.org", "WWW.e.org", "me@e.org"),
+        *("[a](https://e.org)", "<https://e.org>", "HTTP://e.org", "see www.e.org", "me@e.org"),
         *("*a*", "__a__", "~~a~~", "`a`", "\\|", "$a$", "a|b", "&lt;"),
     ],
 )

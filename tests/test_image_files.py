@@ -32,18 +32,13 @@ RED, BLACK, WHITE = [255, 0, 0], [0, 0, 0], [255, 255, 255]
 @pytest.mark.parametrize(
     ("mode", "format", "tolerance"),
     [
-        ("RGB", "PNG", 0),
+        ("RGB", "BMP", 0),
         ("RGBA", "WEBP", 2),
         ("P", "PNG", 0),
         ("P", "GIF", 0),
-        ("RGB", "BMP", 0),
-        ("RGB", "JPEG", 3),
         ("CMYK", "JPEG", 3),
         ("CMYK", "TIFF", 0),
         ("RGB", "AVIF", 10),
-        ("RGB", "JPEG2000", 0),
-        ("RGB", "PPM", 0),
-        ("RGB", "TGA", 0),
     ],
 )
 def test_colours_survive(mode, format, tolerance):
@@ -53,12 +48,6 @@ def test_colours_survive(mode, format, tolerance):
     assert pixels.dtype == np.uint8
     for row, color in ((8, RED), (24, BLACK)):
         np.testing.assert_allclose(pixels[row, 16], color, atol=tolerance)
-
-
-def test_16_bit_grey_keeps_its_range():
-    grey = np.linspace(0, 65535, 32 * 32, dtype=np.uint16).reshape(32, 32)
-    pixels = read_image(encoded(Image.fromarray(grey), "PNG"))
-    np.testing.assert_array_equal(pixels, np.repeat((grey >> 8)[..., None], 3, -1))
 
 
 def square(mode: str) -> tuple[Image.Image, dict]:
@@ -78,7 +67,7 @@ def square(mode: str) -> tuple[Image.Image, dict]:
     ("mode", "format"),
     [
         *(("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGB", "PNG"), ("L", "PNG")),
-        *(("P", "GIF"), ("RGBA", "WEBP"), ("RGBA", "TIFF"), ("RGBA", "ICO")),
+        *(("P", "GIF"), ("RGBA", "WEBP")),
     ],
 )
 def test_transparent_pixels_are_white_whatever_colour_they_hide(mode, format):
@@ -90,12 +79,11 @@ def test_transparent_pixels_are_white_whatever_colour_they_hide(mode, format):
     assert pixels[24, 16].tolist() == WHITE
 
 
-def test_transparent_16_bit_grey_is_white():
-    grey = np.full((32, 32), 40000, np.uint16)
-    grey[0] = 40001
-    pixels = read_image(encoded(Image.fromarray(grey), "PNG", transparency=40000))
-    assert pixels[0, 0].tolist() == [156] * 3
-    assert pixels[1, 0].tolist() == WHITE
+def test_16_bit_grey_keeps_its_range_and_what_is_transparent_is_white():
+    grey = np.linspace(0, 65535, 32 * 32, dtype=np.uint16).reshape(32, 32)
+    pixels = read_image(encoded(Image.fromarray(grey), "PNG", transparency=int(grey[5, 5])))
+    grey[5, 5] = 65535
+    np.testing.assert_array_equal(pixels, np.repeat((grey >> 8)[..., None], 3, -1))
 
 
 def test_half_transparent_pixels_are_mixed_with_white_before_the_image_is_resized():
@@ -114,9 +102,8 @@ def test_a_photo_that_was_taken_upside_down_is_turned():
     np.testing.assert_allclose(pixels[[8, 24], 16], [BLACK, RED], atol=3)
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_malformed_metadata_do_not_make_an_image_damaged(format):
-    pixels = read_image(encoded(half_red(), format, exif=b"no EXIF at all"))
+def test_malformed_metadata_do_not_make_an_image_damaged():
+    pixels = read_image(encoded(half_red(), "PNG", exif=b"no EXIF at all"))
     np.testing.assert_allclose(pixels[[8, 24], 16], [RED, BLACK], atol=3)
 
 
@@ -127,13 +114,9 @@ def test_an_animations_first_image_counts():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 999), (33, 2)])
-def test_any_shape_becomes_32x32(size):
-    assert (read_image(encoded(Image.new("RGB", size, "red"), "PNG")) == RED).all()
-
-
-def test_the_content_counts_not_the_file_name(tmp_path):
-    (tmp_path / "x.jpg").write_bytes(encoded(half_red(), "PNG").getbuffer())
-    assert read_image(tmp_path / "x.jpg")[8, 16].tolist() == RED
+def test_any_shape_becomes_32x32_and_the_content_counts_not_the_file_name(size, tmp_path):
+    (tmp_path / "x.jpg").write_bytes(encoded(Image.new("RGB", size, "red"), "PNG").getbuffer())
+    assert (read_image(tmp_path / "x.jpg") == RED).all()
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -146,13 +129,9 @@ def test_a_decompression_bomb_is_not_decompressed(pixels):
         read_image(io.BytesIO(bomb))
 
 
-@pytest.mark.parametrize("mode", ["I", "F"])
-def test_pixels_of_32_bits_are_refused(mode):
+def test_pixels_of_32_bits_and_a_truncated_image_are_refused():
     with pytest.raises(ValueError, match="32 bits"):
-        read_image(encoded(Image.new(mode, (8, 8)), "TIFF"))
-
-
-def test_a_truncated_image_is_refused():
+        read_image(encoded(Image.new("F", (8, 8)), "TIFF"))
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     whole = encoded(Image.fromarray(noise), "JPEG").getvalue()
     with pytest.raises(ValueError, match="truncated"):
@@ -162,7 +141,7 @@ def test_a_truncated_image_is_refused():
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"  # starts Ghostscript
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"GIF89a", b"<svg></svg>", b"%PDF-1.4", EPS])
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"<svg></svg>", EPS])
 def test_what_is_no_image_is_refused(content):
     with pytest.raises(NotAnImage, match="not an image"):
         read_image(io.BytesIO(content))

@@ -1,5 +1,6 @@
 """What a run leaves is read back as it was written; what was there before is not lost."""
 
+import multiprocessing
 import pickle
 import shutil
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import CLASSES, run_code
+from runs import CLASSES, read_files
 
 from console.errors import UserError
 from model import build_network
@@ -25,7 +26,7 @@ from records.results import (
     write_confusion,
     write_log,
 )
-from records.run import Run, archive_earlier_run, open_run
+from records.run import Run, archive_earlier_run, lock_folder, open_run
 from records.runs import BenchRow, Mark
 from records.tables import read_rows
 from report.results import write_class_report
@@ -68,18 +69,12 @@ MARK = "who,source,params,constraints_kept,epochs,test_acc\n"
     [
         (names.TRAIN_LOG, "", "epochs"),
         (names.TRAIN_LOG, "no\x00csv", ""),
-        (names.TRAIN_LOG, LOG, "epochs"),
         (names.TRAIN_LOG, LOG.replace("train_loss", "loss") + "1,1,1,1,1,1,1,1\n", "train_loss"),
-        (names.TRAIN_LOG, f"{LOG}1,a,1,1,1,1,1,1\n", "row 1, train_loss"),
         (names.TRAIN_LOG, f"{LOG}1,nan,1,1,1,1,1,1\n", "row 1, train_loss"),
         (names.TRAIN_LOG, f"{LOG}1,1,1,1,1,1,1,1,1\n", "row 1"),
         (names.TRAIN_LOG, f"{LOG}2,1,1,1,1,1,1,1\n", "epochs"),
-        (names.CONFIG, "", ""),
         (names.CONFIG, "{", ""),
-        (names.CONFIG, "[]", ""),
         (names.CONFIG, '{"started": "today"}', "command"),
-        (names.CONFUSION_MATRIX, "", ""),
-        (names.CONFUSION_MATRIX, "true,a,b\na,1,2\n", ""),
         (names.CONFUSION_MATRIX, "true,a,b\na,1,2\nc,1,2\n", "rows and columns differ"),
         (names.CONFUSION_MATRIX, "true,a,b\na,1,2\nb,1,x\n", "x"),
         (names.CONFUSION_MATRIX, "true,a,b\na,1,2,3\nb,1,2\n", ""),
@@ -99,9 +94,7 @@ def test_a_blank_text_is_text(tmp_path):
     assert (mark.who, mark.source) == ("NA", "")
 
 
-@pytest.mark.parametrize(
-    "names_", [CLASSES, ("00010", "1.10", "true"), ("NA", "", " x"), ("1", "01", "1.0")]
-)
+@pytest.mark.parametrize("names_", [CLASSES, ("00010", "1.10", "true"), ("NA", "", " x")])
 def test_class_names_stay_as_they_are(names_, tmp_path):
     counts = np.arange(9).reshape(3, 3)
     write_confusion(tmp_path, counts, names_)
@@ -149,12 +142,12 @@ class Bomb:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("how", ["empty", "text", "truncated", "other", "bomb", "zipped bomb"])
+@pytest.mark.parametrize("how", ["text", "truncated", "other", "bomb", "zipped bomb"])
 def test_what_is_no_checkpoint_is_refused_and_not_run(how, tmp_path):
     path, bomb = tmp_path / "last.pt", {"model": Bomb(tmp_path / "exploded")}
     save_checkpoint(path, checkpoint())
     whole = path.read_bytes()
-    contents = {"empty": b"", "text": b"<html>", "truncated": whole[: len(whole) // 2]}
+    contents = {"text": b"<html>", "truncated": whole[: len(whole) // 2]}
     if how in contents:
         path.write_bytes(contents[how])
     elif how == "bomb":
@@ -166,49 +159,24 @@ def test_what_is_no_checkpoint_is_refused_and_not_run(how, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize(
-    "entries",
-    [
-        {"mean": [0.5, 0.5]},
-        {"std": [float("nan"), 0.2, 0.2]},
-        {"classes": ["a", "b", "c\x1b[31m"]},
-        {"epoch": "one"},
-    ],
-)
-def test_a_checkpoint_with_impossible_entries_is_refused(entries, tmp_path):
-    save_checkpoint(tmp_path / "x.pt", replace(checkpoint(), **entries))
-    with pytest.raises(UserError, match=r"x\.pt"):
-        load_checkpoint(tmp_path / "x.pt")
-
-
 # ---- the run's folder
-
-
-def files(folder: Path) -> dict[Path, bytes]:
-    return {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.name != ".lock"
-        and path.relative_to(folder).parts[0] != "archive"
-    }
 
 
 def test_an_earlier_run_is_archived_whole(finished_run, tmp_path):
     """Each under its start time; one whose config is damaged, under the time of its files."""
-    out, before = tmp_path / "out", files(finished_run)
+    out, before = tmp_path / "out", read_files(finished_run)
     for _ in range(2):
         shutil.copytree(finished_run, out, dirs_exist_ok=True)
         (out / "notes.txt").write_text("the user's own")
         folder = archive_earlier_run(out)
-        assert files(folder) == before
-        assert list(files(out)) == [Path("notes.txt")]
+        assert read_files(folder) == before
+        assert list(read_files(out)) == [Path("notes.txt")]
         started = read_config(folder).started.replace(":", "-").replace("+", "-")
         assert folder.name.startswith(started)
     assert len(list((out / "archive").iterdir())) == 2
     shutil.copytree(finished_run, out, dirs_exist_ok=True)
     (out / "config.json").write_text("{")
-    assert files(archive_earlier_run(out)) == before | {Path("config.json"): b"{"}
+    assert read_files(archive_earlier_run(out)) == before | {Path("config.json"): b"{"}
     assert archive_earlier_run(out) is None
 
 
@@ -234,15 +202,17 @@ def test_the_best_epoch_is_kept(finished_run, tmp_path):
     assert load_checkpoint(tmp_path / names.LAST).epoch == 4
 
 
+def lock(folder: Path) -> None:
+    with lock_folder(folder):
+        pass
+
+
 def test_a_folder_is_locked_by_one_run(finished_run, tmp_path):
-    code = (
-        "from pathlib import Path\nfrom console.errors import run\n"
-        "from records.run import lock_folder\n"
-        f"def main():\n    with lock_folder(Path({str(tmp_path)!r})):\n        pass\nrun(main)"
-    )
-    with open_run(tmp_path, read_config(finished_run), writes=True):
-        run_code(code).assert_refused("is in use by a running process", "another --out")
-    assert run_code(code).status == 0
+    opened = open_run(tmp_path, read_config(finished_run), writes=True)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        with opened, pytest.raises(UserError, match=r"is in use by a running process.*--out"):
+            pool.apply(lock, (tmp_path,))
+        pool.apply(lock, (tmp_path,))
 
 
 def test_an_error_within_a_run_says_how_to_resume(finished_run, tmp_path):

@@ -8,7 +8,7 @@ import signal
 import forked
 import pytest
 import torch
-from runs import assert_same_run, log_without_times, run_script, train
+from runs import assert_same_run, log_without_times, read_files, run_script, train
 
 from model import Net
 from records import names
@@ -110,13 +110,9 @@ def test_an_edited_network_is_trained_and_resumed(small_npz, tmp_path):
 )
 def test_resume_refuses_another_run(flags, words, small_npz, finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "out")
-    before = {
-        path: path.read_bytes()
-        for path in out.rglob("*.*")
-        if path.is_file() and path.name != ".lock"
-    }
+    before = read_files(out)
     train(small_npz, out, "--epochs", 2, "--resume", *flags).assert_refused(*words)
-    assert {path: path.read_bytes() for path in before} == before
+    assert read_files(out) == before
 
 
 DAMAGES = [

@@ -1,19 +1,16 @@
 """The table of finished runs: recorded, shown. No test asserts a speed."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
-import pandas as pd
 import pytest
-from runs import REPO, run_script, train
+from runs import run_python, run_script, train
 
 from experiments.record import name_images
-from recipe import Augmentation, Network, Recipe
+from recipe import Recipe
 from records import names
 from records.results import read_config, read_log, write_config
-from records.runs import BenchRow, Mark, RunRow, read_recipe, write_recipe
+from records.runs import BenchRow, Mark, RunRow, write_recipe
 from records.tables import read_rows, write_table
 from report.blocks import BLOCKS, FinishedRun
 from report.evidence import format_held_out, format_published, format_times
@@ -31,12 +28,6 @@ def make_row(settings=None, **fields) -> RunRow:
     row = usual | fields
     recipe = Recipe(epochs=row["epochs"], seed=row["seed"], **settings or {})
     return RunRow(**row, recipe=write_recipe(recipe))
-
-
-def test_a_recipe_is_read_back_as_it_was():
-    recipe = Recipe(lr_per_image=0.002, network=Network("ResidualNet", 0.5))
-    recipe = replace(recipe, augmentation=Augmentation(hole_p=0.0), teacher="1f2e")
-    assert read_recipe(write_recipe(recipe)) == recipe
 
 
 def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
@@ -61,15 +52,15 @@ def test_a_row_is_what_the_run_logged(small_npz, finished_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "expected"),
+    ("name", "limit", "holdout", "expected"),
     [
-        ("cifar10", {"limit_train": None, "holdout": 5000}, "cifar10"),
-        ("cifar10", {"limit_train": 64, "holdout": None}, "cifar10, --limit-train 64"),
-        ("cifar10", {"limit_train": None, "holdout": 30}, "cifar10, --holdout 30"),
-        ("photos", {"limit_train": None, "holdout": None}, "photos (1a2b3c)"),
+        ("cifar10", None, 5000, "cifar10"),
+        ("cifar10", 64, 30, "cifar10, --limit-train 64, --holdout 30"),
+        ("photos", None, None, "photos (1a2b3c)"),
     ],
 )
-def test_a_data_set_is_told_from_its_parts_and_from_others_of_its_name(name, options, expected):
+def test_a_data_set_is_told_from_its_parts_and_from_others(name, limit, holdout, expected):
+    options = {"limit_train": limit, "holdout": holdout}
     assert name_images(name, "1a2b3c4d", options) == expected
 
 
@@ -115,18 +106,20 @@ def test_the_published_runs_have_a_row_a_recipe_beside_the_marks(tmp_path):
 
 
 def test_held_out_runs_are_compared_by_seed_and_device_model(tmp_path):
-    figures = pd.DataFrame(
-        [
-            (0, 78.0, 0.6, "CPU A, 1 thread", {"weight_decay": 2.5e-4}),
-            (1, 83.0, 0.5, "CPU A, 1 thread", {"weight_decay": 2.5e-4}),
-            (2, 99.0, 0.1, "CPU A, 1 thread", {"weight_decay": 2.5e-4}),
-            (0, 80.0, 0.5, "CPU A, 2 threads", {}),
-            (1, 84.0, 0.5, "CPU A, 2 threads", {}),
-            (2, 10.0, 0.5, "CPU B", {}),
-        ],
-        columns=["seed", "accuracy", "loss", "device", "settings"],
-    )
-    runs = [make_row(split="val", epochs=8, **row) for row in figures.to_dict("records")]
+    decayed, one_thread = {"weight_decay": 2.5e-4}, "CPU A, 1 thread"
+    figures = [
+        (0, 78.0, 0.6, one_thread, decayed),
+        (1, 83.0, 0.5, one_thread, decayed),
+        (2, 99.0, 0.1, one_thread, decayed),
+        (0, 80.0, 0.5, "CPU A, 2 threads", {}),
+        (1, 84.0, 0.5, "CPU A, 2 threads", {}),
+        (2, 10.0, 0.5, "CPU B", {}),
+    ]
+    columns = ("settings", "split", "epochs", "seed", "accuracy", "loss", "device")
+    runs = [
+        make_row(**dict(zip(columns, (settings, "val", 8, *row), strict=True)))
+        for *row, settings in figures
+    ]
     write_table(tmp_path / names.RUNS, runs)
     assert format_held_out(tmp_path).splitlines()[2:] == [
         "| Net | 8 | 58.00 ± 41.62 |  | 0.5000 |  | 3 |",
@@ -180,10 +173,10 @@ def test_the_headline_has_each_networks_usual_and_longest_run_or_a_run_of_anothe
 @pytest.mark.slow
 def test_quick_bench(small_npz, tmp_path):
     """In a process of its own, as its modes start processes that import it."""
-    command = [sys.executable, "-m", "experiments.bench", "--quick", "--batch-size", "4"]
-    command += ["--workers", "1", "--device", "cpu", "--dataset", small_npz, "--out", tmp_path]
-    done = subprocess.run([*map(str, command)], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    flags = ("--quick", "--batch-size", 4, "--workers", 1, "--device", "cpu")
+    flags += ("--dataset", small_npz, "--out", tmp_path)
+    done = run_python("-m", "experiments.bench", *flags)
+    assert done.status == 0, done.err
     rows = {row.mode: row for row in read_rows(tmp_path / names.BENCH, BenchRow)}
     assert list(rows) == ["ceiling", "albumentations", "device", "plain"]
     ceiling, plain = rows["ceiling"].images_per_second, rows["plain"].images_per_second
@@ -192,7 +185,7 @@ def test_quick_bench(small_npz, tmp_path):
         assert row.share_of_ceiling == pytest.approx(row.images_per_second / ceiling, rel=0.01)
         assert row.ratio_to_plain == pytest.approx(row.images_per_second / plain, rel=0.01)
         assert row.command.startswith("python -m experiments.bench --quick")
-        assert row.mode in done.stdout
+        assert row.mode in done.out
     again = run_script("experiments.bench", "--batch-size", 97, "--dataset", small_npz)
     again.assert_refused("--batch-size 97", status=2)
 

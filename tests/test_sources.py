@@ -57,16 +57,21 @@ def _train_pairs(data):
     return zip(data.train_images, data.train_labels, strict=True)
 
 
-def test_npz_is_read_as_it_was_written(small_npz, small_data):
+def test_npz_is_read_as_it_was_written(small_npz, small_data, tmp_path):
     data = load(str(small_npz))
     np.testing.assert_array_equal(data.train_images, small_data.train_images)
     np.testing.assert_array_equal(data.test_labels, small_data.test_labels)
     assert data.classes == CLASSES
     assert data.fingerprint == small_data.fingerprint
+    changed = small_data.train_images.copy()
+    changed[5, 5, 5, 1] ^= 1
+    other = save_npz(tmp_path / "other.npz", small_data, train_images=changed)
+    assert load(str(other)).fingerprint != data.fingerprint
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (28, 28, 3), (64, 48, 3), (32, 32)])
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (64, 48, 3)])
 def test_npz_of_any_size_grey_or_rgb(shape, small_data, tmp_path):
+    """As MedMNIST has them."""
     rng = np.random.default_rng(0)
     path = save_npz(
         tmp_path / "x.npz",
@@ -80,21 +85,16 @@ def test_npz_of_any_size_grey_or_rgb(shape, small_data, tmp_path):
     assert data.train_images.shape == (96, 32, 32, 3)
     assert (data.test_images == 77).all()
     assert data.train_labels.shape == (96,)
-    if shape == (32, 32):
-        with np.load(path) as file:
-            np.testing.assert_array_equal(data.train_images[..., 0], file["train_images"])
 
 
-def test_npz_without_class_names_numbers_them(small_data, tmp_path):
-    path = tmp_path / "x.npz"
-    arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
-    np.savez(path, **arrays)
-    assert load(str(path)).classes == ("0", "1", "2")
-
-
-def test_npz_class_names_as_bytes(small_data, tmp_path):
+def test_npz_class_names_are_bytes_or_numbers(small_data, tmp_path):
     path = save_npz(tmp_path / "x.npz", small_data, classes=np.array([b"a", b"b", b"c"]))
     assert load(str(path)).classes == ("a", "b", "c")
+    path = save_npz(path, small_data, classes=None)
+    assert load(str(path)).classes == ("0", "1", "2")
+    path = save_npz(path, small_data, classes=None, train_labels=small_data.train_labels * 2)
+    with pytest.raises(UserError, match="go up to 4 but none is 1"):
+        load(str(path))
 
 
 LABELS = np.arange(96) % 3
@@ -105,20 +105,16 @@ LABELS = np.arange(96) % 3
     [
         ({"train_labels": np.zeros((96, 14), int)}, ["train_labels", "multi-label"]),
         ({"train_images": np.zeros((96, 28, 28, 28), np.uint8)}, ["train_images", "3D"]),
-        ({"train_images": np.zeros((96, 8, 8, 8, 3), np.uint8)}, ["train_images", "3D"]),
-        ({"train_images": np.zeros((96, 28), np.uint8)}, ["train_images", "(96, 28)"]),
         ({"test_images": np.zeros((33, 0, 28), np.uint8)}, ["test_images", "(33, 0, 28)"]),
         ({"train_images": np.zeros((95, 32, 32, 3), np.uint8)}, ["95", "96"]),
         ({"test_images": np.zeros((0, 32, 32, 3), np.uint8)}, ["0 test_images"]),
         ({"train_images": np.zeros((96, 32, 32, 3))}, ["train_images", "float64", "uint8"]),
         ({"train_labels": LABELS / 2}, ["train_labels", "float64"]),
         ({"train_labels": LABELS - 1}, ["train_labels", "out of range", "-1"]),
-        ({"train_labels": LABELS + 1}, ["train_labels", "out of range", "3"]),
         ({"test_labels": np.full(33, 200)}, ["test_labels", "out of range", "200"]),
         ({"classes": np.array(["one"])}, ["two classes"]),
         ({"classes": np.array(["a", "a", "b"])}, ["different names"]),
         ({"classes": np.array(["a", "b", "c\r"])}, ["'c\\r'", "control characters"]),
-        ({"train_images": np.array([None] * 96)}, ["pickled"]),
         ({"classes": np.array([{}], dtype=object)}, ["pickled"]),
     ],
 )
@@ -128,20 +124,12 @@ def test_broken_npz(replaced, words, small_data, tmp_path):
     outcome.assert_refused("broken.npz", *words)
 
 
-def test_npz_labels_with_a_gap_are_refused_without_class_names(small_data, tmp_path):
-    arrays = {k: v for k, v in vars(small_data).items() if isinstance(v, np.ndarray)}
-    np.savez(tmp_path / "x.npz", **{**arrays, "train_labels": small_data.train_labels * 2})
-    with pytest.raises(UserError, match="go up to 4 but none is 1"):
-        load(str(tmp_path / "x.npz"))
-
-
 @pytest.mark.parametrize("member", ["train_images", "classes"])
 def test_npz_member_that_is_no_array(member, small_npz, tmp_path):
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(small_npz) as whole, zipfile.ZipFile(path, "w") as file:
         for name in whole.namelist():
-            junk = name == f"{member}.npy"
-            file.writestr(name, b"junk" if junk else whole.read(name))
+            file.writestr(name, b"junk" if name == f"{member}.npy" else whole.read(name))
     outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
     outcome.assert_refused("x.npz", f"{member} is not an array")
 
@@ -152,7 +140,7 @@ def test_npz_with_missing_keys(tmp_path):
         load(str(tmp_path / "x.npz"))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>error", "truncated", "array"])
+@pytest.mark.parametrize("content", [b"<html>error", "truncated", "array"])
 def test_npz_that_is_none(content, small_npz, tmp_path):
     path = tmp_path / "x.npz"
     if content == "array":
@@ -162,10 +150,3 @@ def test_npz_that_is_none(content, small_npz, tmp_path):
         path.write_bytes(small_npz.read_bytes()[:5000] if content == "truncated" else content)
     outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
     outcome.assert_refused("x.npz", "not an .npz file")
-
-
-@pytest.mark.parametrize("name", ["nowhere", "nowhere.npz", "cifar"])
-def test_data_set_that_is_not_there(name, tmp_path):
-    path = tmp_path / name
-    outcome = run_script("train", "--dataset", path, "--out", tmp_path / "out")
-    outcome.assert_refused(name, status=2)

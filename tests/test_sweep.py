@@ -50,9 +50,7 @@ def test_a_sweep_prints_its_commands_or_runs_and_compares_them(small_npz, tmp_pa
     [
         ([], "--vary FIELD=V1,V2 is needed"),
         (["--vary", "lr"], "needs FIELD=VALUE,VALUE"),
-        (["--vary", "seed=1,2"], "needs FIELD=VALUE,VALUE"),
         (["--vary", "lr=1,2", "--", "--lr", "3"], "the sweep sets --lr itself"),
-        (["--vary", "lr=1,2", "--", "--out", "x"], "the sweep sets --out itself"),
         (["--vary", "lr=1,fast", "--", "--dataset", "digits"], "--lr: needs a number above 0"),
     ],
 )
@@ -62,13 +60,7 @@ def test_a_sweep_without_sense_is_refused_before_a_run(flags, words, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ([], "--holdout 5000 --lr 0.1 --seed 0"),
-        (["--", "--holdout=9"], "--holdout=9 --lr 0.1 --seed 0"),
-    ],
-)
-def test_a_sweep_holds_images_out(flags, words):
+def test_a_sweep_holds_images_out():
     sweep = ("experiments.sweep", "--vary", "lr_per_image=0.1", "--seeds", 1, "--print")
-    assert words in run_script(*sweep, *flags).out
+    assert "--holdout 5000 --lr 0.1 --seed 0" in run_script(*sweep).out
+    assert "--holdout=9 --lr 0.1 --seed 0" in run_script(*sweep, "--", "--holdout=9").out

@@ -1,10 +1,9 @@
 """--tensorboard writes what the log says; without its package it says what is missing."""
 
-import subprocess
 import sys
 
 import pytest
-from runs import REPO, train
+from runs import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from records.results import read_log
@@ -21,17 +20,8 @@ def test_scalars_are_the_logs_and_the_pictures_are_there(small_npz, tmp_path):
     assert set(events.Tags()["images"]) == {"augmented_samples_grid", "cm", "misclassified_grid"}
 
 
-def test_a_missing_package_is_named(small_npz, tmp_path):
-    code = (
-        "import runpy, sys; sys.modules['tensorboard'] = None; sys.argv[0] = 'train.py'; "
-        "runpy.run_path('train.py', run_name='__main__')"
-    )
-    flags = ["--tensorboard", "--dataset", small_npz, "--out", tmp_path]
-    command = [sys.executable, "-c", code, *flags]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert (
-        done.stderr
-        == "train.py: tensorboard is not installed: pip install -r requirements-dev.txt\n"
-    )
+def test_a_missing_package_is_named(small_npz, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    outcome = train(small_npz, tmp_path, "--tensorboard")
+    outcome.assert_refused("tensorboard is not installed: pip install -r requirements-dev.txt")
     assert list(tmp_path.iterdir()) == []

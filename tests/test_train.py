@@ -3,8 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import forked
@@ -15,24 +13,19 @@ import torch.nn.functional as F
 from PIL import Image
 from runs import (
     CLASSES,
-    REPO,
-    Outcome,
     assert_same_run,
     log_without_times,
+    run_python,
     run_script,
     save_npz,
     train,
 )
 
-from data import training_batches
-from model import Net, Normalised, build_network
-from recipe import Recipe
+from model import Net, Normalised
 from records import names
 from records.checkpoints import load_checkpoint
 from records.results import read_config, read_confusion, read_log
-from training.engine import Sums, TrainingStep, train_one_epoch
-from training.losses import make_loss
-from training.optimizers import make_optimizers, make_schedules
+from training.engine import Sums
 
 PICTURES = ("acc_curves", "loss_curves", "cm", "test_samples_grid", "augmented_samples_grid")
 
@@ -148,19 +141,12 @@ def test_a_compiled_runs_checkpoint_loads_anywhere(small_npz, tmp_path):
 
 @pytest.mark.slow
 def test_compile_without_a_compiler(small_npz, tmp_path):
-    out = ["--out", str(tmp_path / "out")]
-    flags = ["--dataset", str(small_npz), "--batch-size", "32", "--compile", "--device", "cpu"]
+    flags = ("--dataset", small_npz, "--batch-size", 32, "--compile", "--device", "cpu")
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "CXX": "no-such-compiler"}
-    done = subprocess.run(
-        [sys.executable, "train.py", *flags, *out],
-        cwd=REPO,
-        env=os.environ | cache,
-        capture_output=True,
-        text=True,
-    )
-    last_line = done.stderr.strip().splitlines()[-1]  # torch prints lines of its own before
-    Outcome(done.returncode, "", last_line).assert_refused("--compile failed", "C++ compiler")
-    assert "Traceback" not in done.stderr
+    done = run_python("train.py", *flags, "--out", tmp_path / "out", **cache)
+    assert "Traceback" not in done.err
+    done.err = done.err.strip().splitlines()[-1]  # torch prints lines of its own before
+    done.assert_refused("--compile failed", "C++ compiler")
 
 
 def test_a_run_that_lies_in_out_is_moved_to_the_archive(small_npz, finished_run, tmp_path):
@@ -206,24 +192,6 @@ def test_a_learning_rate_that_is_too_high_is_warned_of(small_npz, tmp_path):
     assert "peaks at 3.2" in outcome.err
 
 
-def test_batch_norm_statistics_are_of_the_last_batches_together(small_data):
-    """Of all three in this epoch; running averages of the first layer would lag behind."""
-    network, cpu = build_network(num_classes=3, width=0.1), torch.device("cpu")
-    recipe = Recipe(epochs=1, batch_size=32, augment="device")
-    forward = Normalised(network, small_data.mean, small_data.std)
-    optimizers, batches = (
-        make_optimizers(network, recipe),
-        training_batches(small_data, recipe, cpu),
-    )
-    schedules = make_schedules(optimizers, recipe, batches.steps)
-    step = TrainingStep(forward, make_loss(recipe), optimizers, schedules)
-    train_one_epoch(step, batches.epoch(1), recipe.batch_size)
-    images = torch.cat([images for images, *_ in batches.epoch(1)])
-    with torch.no_grad():
-        expected = network.c1a.conv(forward.normalise(images)).mean((0, 2, 3))
-    torch.testing.assert_close(network.c1a.bn.running_mean, expected)
-
-
 def test_out_that_cannot_be_written(small_npz, tmp_path):
     (tmp_path / "file").write_text("in the way")
     train(small_npz, tmp_path / "file" / "out").assert_refused("--out", "cannot be written")
@@ -249,15 +217,9 @@ def test_two_classes_width_smoothing_and_a_last_batch_of_one(small_data, tmp_pat
 def test_the_readmes_first_command_in_short(tmp_path):
     """The typed command, in a process of its own: silent bars, one line an epoch."""
     command = "train.py --dataset digits --epochs 1 --limit-train 200 --out"
-    done = subprocess.run(
-        [sys.executable, *command.split(), str(tmp_path / "digits")],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    done = run_python(*command.split(), tmp_path / "digits")
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
     assert lines[0].startswith("data: digits, 200 training and 360 test images, 10 classes")
     assert lines[1] == "network: Net, 84,322 parameters"
     assert lines[2].startswith("device: CPU")

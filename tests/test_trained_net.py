@@ -1,13 +1,11 @@
 """The trained network in Python: from any path, through torch.hub, with checks of its input."""
 
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
 import pytest
 import torch
-from runs import CLASSES, REPO, run_script
+from runs import CLASSES, REPO, run_python, run_script
 
 from hubconf import c1c2c3c4o
 from records import names, trained_net
@@ -52,12 +50,11 @@ def test_the_example_in_the_docstring_names_the_class_of_a_file(monkeypatch, cap
     assert predicted.strip().endswith(f"{name} {probability[:-1]} %")
 
 
+@pytest.mark.slow
 def test_torch_hub_loads_it_from_a_local_clone(finished_run, tmp_path):
     code = (
         f"import torch; net = torch.hub.load({str(REPO)!r}, 'c1c2c3c4o', source='local'); "
         "print(net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1], net.classes[6])"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "10 frog\n"
+    assert run_python("-c", code, cwd=tmp_path).out == "10 frog\n"
     assert c1c2c3c4o(finished_run / names.BEST).classes == list(CLASSES)

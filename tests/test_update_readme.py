@@ -83,19 +83,6 @@ def test_broken_markers_are_named(readme, words):
         injected(readme)
 
 
-MARKERS = [f"<!-- {slash}{name} -->" for name in BLOCKS for slash in ("", "/")]
-
-
-@given(st.permutations(MARKERS), st.sampled_from(["", "text"]))
-def test_any_order_of_markers_is_injected_or_refused(markers, between):
-    readme = between.join(markers).encode()
-    try:
-        result = injected(readme)
-    except UserError:
-        return
-    assert injected(result) == result
-
-
 # ---- the command
 
 

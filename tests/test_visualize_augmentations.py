@@ -21,12 +21,6 @@ def test_grid_and_tiles(augmenter, small_npz, small_data, tmp_path):
     assert outcome.status == 0
     for values in (small_data.mean, small_data.std):
         assert " ".join(f"{value:.4f}" for value in values) in outcome.out
-    for name in small_data.classes:
-        assert name in outcome.out
-
-    with Image.open(save) as image:
-        assert image.width == 8 * (32 * pictures.ZOOM + 12) + 12
-        assert len(image.convert("RGB").getcolors(1 << 20)) > 100
     tiles = sorted(save.with_name("demo_tiles").iterdir())
     assert len(tiles) == 3 * (1 + VERSIONS)
     for row in range(3):
@@ -36,21 +30,16 @@ def test_grid_and_tiles(augmenter, small_npz, small_data, tmp_path):
         assert (small_data.train_images == pixels).all((1, 2, 3)).any()
         assert any((_network_pixels(version) != pixels).any() for version in versions)
 
+    flags = ("--n", 3, "--augment", augmenter, "--seed")
+    visualize(small_npz, tmp_path / "again.png", *flags, 0)
+    visualize(small_npz, tmp_path / "other.png", *flags, 1)
+    again, other = (tmp_path / f"{name}.png" for name in ("again", "other"))
+    assert save.read_bytes() == again.read_bytes() != other.read_bytes()
+
 
 def _network_pixels(tile):
     with Image.open(tile) as image:
         return np.asarray(image)[:: pictures.TILE_ZOOM, :: pictures.TILE_ZOOM]
-
-
-@pytest.mark.parametrize("augmenter", AUGMENTERS)
-def test_the_seed_decides(augmenter, small_npz, tmp_path):
-    pictures = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        visualize(
-            small_npz, tmp_path / f"{name}.png", "--n", 2, "--seed", seed, "--augment", augmenter
-        )
-        pictures.append((tmp_path / f"{name}.png").read_bytes())
-    assert pictures[0] == pictures[1] != pictures[2]
 
 
 def test_more_images_than_there_are(small_data, tmp_path):
