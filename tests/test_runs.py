@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from runs import run_python, run_script, train
+from runs import REPO, run_python, run_script, train
 
 from experiments.record import name_images
 from recipe import Recipe

@@ -50,7 +50,7 @@ def test_it_is_trained_used_and_published(student, tmp_path):
     succeed("update_readme", "--results", run, "--readme", readme)
     headline = readme.read_text("utf-8").partition("<!-- /HEADLINE -->")[0].splitlines()
     network = TrainedNet(run / "best.pt").network
-    assert f"**{sum(x.numel() for x in network.parameters()):,}**" in headline[-1]
+    assert f"| {sum(x.numel() for x in network.parameters()):,} |" in headline[-1]
 
     tile = next((run / "plots" / "test_samples").glob("*.png"))
     net = ("--checkpoint", run / "best.pt")
