@@ -67,30 +67,6 @@ def test_npz_of_any_arrays(tmp_path, content):
         assert set(numbers) <= set(range(len(loaded.classes)))
 
 
-@st.composite
-def damage(draw) -> tuple[str, float, int]:
-    """What is done at which part of a file: cut it off, or change bytes."""
-    return draw(st.sampled_from(["cut", "flip"])), draw(st.floats(0, 1)), draw(st.integers(1, 255))
-
-
-def damaged(whole: bytes, how: tuple[str, float, int]) -> bytes:
-    kind, where, mask = how
-    at = min(int(where * len(whole)), len(whole) - 1)
-    if kind == "cut":
-        return whole[:at]
-    return whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :]
-
-
-@fuzz
-@given(damage())
-def test_npz_with_damaged_bytes(small_npz, small_data, tmp_path, how):
-    path = tmp_path / "x.npz"
-    path.write_bytes(damaged(small_npz.read_bytes(), how))
-    loaded = attempt(load, path)
-    if loaded:  # it was a byte that means nothing, of a date say
-        assert loaded.fingerprint == small_data.fingerprint
-
-
 plain = st.none() | st.booleans() | st.integers(-2, 200) | st.floats() | st.text(max_size=3)
 anything = st.recursive(
     plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)

@@ -26,12 +26,6 @@ def test_digits():
     assert load("digits").fingerprint == data.fingerprint
 
 
-def test_mean_and_std_are_those_of_the_training_pixels(small_data):
-    pixels = small_data.train_images.reshape(-1, 3) / 255
-    np.testing.assert_allclose(small_data.mean, pixels.mean(0), atol=1e-9)
-    np.testing.assert_allclose(small_data.std, pixels.std(0), atol=1e-9)
-
-
 def test_limit_train_keeps_that_many_and_the_test_set(small_npz, small_data):
     data = load(str(small_npz), limit_train=10)
     assert data.train_images.shape == (10, 32, 32, 3)

@@ -34,13 +34,6 @@ def test_other_input_is_refused_with_what_to_do(images, words, net):
         assert word in str(refused.value)
 
 
-def test_probabilities_are_those_of_the_logits(net, small_data):
-    images = small_data.test_images[:5]
-    with torch.inference_mode():
-        expected = net(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1).numpy()
-    np.testing.assert_array_equal(net.probabilities(list(images)), expected)
-
-
 def test_the_example_in_the_docstring_names_the_class_of_a_file(monkeypatch, capsys):
     monkeypatch.chdir(REPO)
     exec(textwrap.dedent(trained_net.__doc__.partition("\n\n")[2]), {})
