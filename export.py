@@ -244,7 +244,7 @@ def collect_facts(net: TrainedNet, run: Path, repository: str | None) -> dict[st
     images, samples = f"{names.SPLITS[checkpoint.split]} images", []
     if (run / names.CONFIG).exists() and is_of(checkpoint, config := read_config(run)):
         images = f"{config.test_images:,} {images} of {config.dataset}"
-        samples = [read_sample(path) for path in names.tiles(run / names.TEST_TILES)]
+        samples = [read_sample(path) for path in names.list_tiles(run / names.TEST_TILES)]
     return {
         "name": checkpoint.network,
         "parameters": count_parameters(net.network),

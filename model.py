@@ -64,7 +64,7 @@ class ResidualBlock(DWSeparable):
         return x + super().forward(x)
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """`channels` times `width`, rounded to a multiple of 4."""
     return max(4, round(channels * width / 4) * 4)
 
@@ -79,7 +79,7 @@ class Net(nn.Module):
     def __init__(self, num_classes: int = 10, width: float = 1.0):
         super().__init__()
         w24, w32, w48, w64, w80, w96, w112, w128 = (
-            scaled(channels, width) for channels in (24, 32, 48, 64, 80, 96, 112, 128)
+            scale_channels(channels, width) for channels in (24, 32, 48, 64, 80, 96, 112, 128)
         )
         self.c1a = ConvBlock(3, w24)
         self.c1b = ConvBlock(w24, w32)
@@ -113,7 +113,7 @@ class ResidualNet(nn.Module):
 
     def __init__(self, num_classes: int = 10, width: float = 1.0):
         super().__init__()
-        w1, w2, w3, w4 = (scaled(channels, width) for channels in self.channels)
+        w1, w2, w3, w4 = (scale_channels(channels, width) for channels in self.channels)
         n2, n3, n4 = self.depths
         self.c1 = nn.Sequential(
             ConvBlock(3, w1),

@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """`text` for a table cell: it is shown as it is, whatever markup or addresses it contains."""
     # GitHub looks for e-mail addresses after it has replaced entities, so a comment splits them
-    return without_markup(text).replace("@", "@<!-- -->")
+    return escape_markup(text).replace("@", "@<!-- -->")
 
 
-def without_markup(text: str) -> str:
+def escape_markup(text: str) -> str:
     """`text` on one line, with entities in place of what Markdown or HTML would read as markup."""
     quoted = html.escape(" ".join(text.splitlines()), quote=False)
     markup = r"[\\`*_~|$\[\]]|:(?=//)|(?<=www)\."

@@ -66,18 +66,18 @@ class CheckpointFlag:
     checkpoint: Path = setting(RESULTS / BEST, "the trained network", metavar="FILE.pt")
 
 
-def tile_name(index: int, class_name: str) -> str:
+def name_tile(index: int, class_name: str) -> str:
     """ "img_00_cat.png"; safe as a file name and in a link, whatever the class is called."""
     return f"img_{index:02d}_{_safe(class_name) or 'class'}.png"
 
 
-def tiles(folder: Path) -> list[Path]:
-    """The files in `folder` that `tile_name` names, in their order; none if there is no folder."""
+def list_tiles(folder: Path) -> list[Path]:
+    """The files in `folder` that `name_tile` names, in their order; none if there is no folder."""
     return sorted(folder.glob("img_[0-9]*_*.png"))
 
 
-def unused(folder: Path, name: str) -> Path:
-    """ "cat.png" in `folder`, safe like `tile_name`, or "cat-2.png" and so on if it exists."""
+def find_unused(folder: Path, name: str) -> Path:
+    """ "cat.png" in `folder`, safe like `name_tile`, or "cat-2.png" and so on if it exists."""
     stem = _safe(name) or "image"
     stems = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     paths = (folder / f"{each}.png" for each in stems)

@@ -54,7 +54,7 @@ def trace_maps(network: nn.Module, images: Tensor) -> tuple[Trace, Tensor]:
     )
 
 
-def class_maps(network: nn.Module, images: Tensor, classes: Tensor) -> np.ndarray:
+def compute_class_maps(network: nn.Module, images: Tensor, classes: Tensor) -> np.ndarray:
     """Class activation maps (B, K, H, W) of normalised images for `classes` int64 (B, K).
 
     The mean of a map, plus the bias of its class, is the logit of its class (Zhou, Khosla,
@@ -107,7 +107,7 @@ def draw_maps(
     The maps of an image share one scale of colours. `color` is that of the first map's title.
     """
     together = 1 + maps.shape[1]
-    drawn = [part for pair in zip(images, maps, strict=True) for part in overlaid(*pair)]
+    drawn = [part for pair in zip(images, maps, strict=True) for part in overlay(*pair)]
     texts = [text for each in titles for text in ("", *each)]
     colors = [pictures.RIGHT_COLOR] * len(texts)
     colors[1::together] = [color] * len(images)
@@ -117,7 +117,7 @@ def draw_maps(
     )
 
 
-def overlaid(image: np.ndarray, maps: np.ndarray) -> list[np.ndarray]:
+def overlay(image: np.ndarray, maps: np.ndarray) -> list[np.ndarray]:
     """The image, uint8 (H, W, 3), and in the same size each of its maps (K, h, w) over it."""
     low, high = maps.min(), maps.max()
     shares = torch.from_numpy((maps - low) / max(high - low, 1e-12))[None]
@@ -137,17 +137,17 @@ def draw_explanations(
     """
     values, classes = torch.from_numpy(net.probabilities(images)).topk(min(2, len(net.classes)))
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(net.scale.device)
-    maps = class_maps(net.network, net.normalise(batch), classes)
+    maps = compute_class_maps(net.network, net.normalise(batch), classes)
     for index, source in enumerate(sources):
         titles = [
             f"{net.classes[label]} {100 * value:.1f} %"
             for label, value in zip(classes[index].tolist(), values[index].tolist(), strict=True)
         ]
-        path = names.unused(folder, Path(source).stem)
+        path = names.find_unused(folder, Path(source).stem)
         one = slice(index, index + 1)
-        draw_maps(np.stack(images[one]), maps[one], [titles], caption_of(source), path)
+        draw_maps(np.stack(images[one]), maps[one], [titles], make_caption(source), path)
 
 
-def caption_of(source: str) -> str:
+def make_caption(source: str) -> str:
     """The name of a file, as much of it as fits, without characters that break a line."""
     return "".join(c if c.isprintable() else "?" for c in Path(source).name[-56:])

@@ -13,7 +13,7 @@ from torch import nn
 
 from console.errors import UserError
 from console.files import check_file
-from console.markdown import escaped, row, table, without_markup
+from console.markdown import escape, escape_markup, row, table
 from constraints.assignment import read_assignment
 from constraints.checks import Check, check
 from constraints.tables import count_parameters, layer_table, tally_table
@@ -68,7 +68,7 @@ class FinishedRun:
 
     def image(self, name: Path, alt: str, width: int) -> str:
         """An `<img>` of a picture of the run."""
-        text = without_markup(alt).replace('"', "&quot;")
+        text = escape_markup(alt).replace('"', "&quot;")
         return f'<img src="{self.link(name)}" alt="{text}" width="{width}">'
 
 
@@ -92,7 +92,7 @@ def format_headline(run: FinishedRun) -> str:
         accuracies = log.eval_acc[-1:] if own.empty else own.accuracy
         name, time = config.recipe.network.model, f"{log.seconds.sum() / 60:.0f} min"
         figures = f"{config.parameters:,}", _format_accuracies(accuracies), len(log)
-        return table(columns, [(escaped(name), *figures, f"{time}, {escaped(config.device)}")])
+        return table(columns, [(escape(name), *figures, f"{time}, {escape(config.device)}")])
     checkpoints, rows = _link_checkpoints(known, run), []
     for network, same in usual.groupby("network", sort=False):
         for epochs in sorted({Recipe.epochs, same.epochs.max()} & {*same.epochs}):
@@ -100,7 +100,7 @@ def format_headline(run: FinishedRun) -> str:
             group = same[same.group == groups.mode()[0]]
             middle = group.sort_values("seconds").iloc[len(group) // 2]
             place = re.sub(r"^CPU,.*?(\d+ threads?),.*", r"CPU, \1", middle.device)
-            time = f"{middle.seconds / 60:.0f} min, {escaped(place)}"
+            time = f"{middle.seconds / 60:.0f} min, {escape(place)}"
             figures = f"{middle.parameters:,}", _format_accuracies(group.accuracy), epochs
             rows.append((network, *figures, time, checkpoints.get(middle.group, "")))
     return table((*columns, "checkpoint"), rows)
@@ -144,12 +144,12 @@ def format_results(run: FinishedRun) -> str:
         "Last train accuracy": f"{log.train_acc[last]:.2f} % (on augmented images)",
         "Last train loss": f"{log.train_loss[last]:.4f}",
         "Parameters": f"{config.parameters:,}",
-        "Data set": f"{escaped(config.dataset)}: {config.train_images:,} training and "
+        "Data set": f"{escape(config.dataset)}: {config.train_images:,} training and "
         f"{config.test_images:,} {run.evaluated} images, {len(config.classes)} classes",
-        "Device": escaped(config.device),
+        "Device": escape(config.device),
         "Training time": f"{log.seconds.sum() / 60:.1f} min for {format_count(len(log), 'epoch')}",
-        "Command": escaped(config.command),
-        "Updated": escaped(config.updated),
+        "Command": escape(config.command),
+        "Updated": escape(config.updated),
     }
     return table(("figure", "value"), rows.items())
 
@@ -173,7 +173,7 @@ def format_classes(run: FinishedRun) -> str:
     rows = []
     for each in read_rows(check_file(run.results / names.CLASS_REPORT), results.ClassRow):
         figures = (f"{figure:.1f} %" for figure in (each.precision, each.recall, each.f1))
-        rows.append((escaped(each.name), *figures, f"{each.images:,}"))
+        rows.append((escape(each.name), *figures, f"{each.images:,}"))
     return table(("class", "precision:", "recall:", "F1:", "images:"), rows)
 
 
@@ -196,12 +196,12 @@ def format_gallery(run: FinishedRun) -> str:
 
 
 def _format_tiles(run: FinishedRun, folder: Path, count: int) -> str:
-    paths = names.tiles(run.results / folder)
+    paths = names.list_tiles(run.results / folder)
     if len(paths) < count:
         raise UserError(
             f"{run.results / folder} has {len(paths)} tiles of {count}; train.py writes them"
         )
-    captions = row(*(escaped(read_caption(path)) for path in paths))
+    captions = row(*(escape(read_caption(path)) for path in paths))
     images = row(*(run.image(folder / path.name, read_caption(path), 96) for path in paths))
     return f"{captions}\n|{'|'.join([':---:'] * len(paths))}|\n{images}"
 
@@ -224,7 +224,7 @@ def format_constraints(run: FinishedRun) -> str:
     constraint = f"{run.evaluated} accuracy of at least {wanted:g} %"
     accuracy = Check(constraint, reached >= wanted, f"{reached:.2f} % in the last epoch")
     rows = (
-        (each.constraint, "yes" if each.passed else "**no**", escaped(each.found))
+        (each.constraint, "yes" if each.passed else "**no**", escape(each.found))
         for each in (*check(run.traced), accuracy)
     )
     return table(("constraint", "kept", "found"), rows)

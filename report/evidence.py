@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from console.markdown import escaped, table
+from console.markdown import escape, table
 from constraints.assignment import read_assignment
 from recipe import Recipe
 from records import names
@@ -28,13 +28,13 @@ def format_published(results: Path) -> str | None:
     for _, group in runs.groupby("group", sort=False):
         run = group.iloc[0]
         accuracy, kept = format_mean(group.accuracy), run.constraints_kept or "not recorded"
-        name = f"**{escaped(name_group(run))}**"
+        name = f"**{escape(name_group(run))}**"
         cells.append((name, f"{run.parameters:,}", kept, run.epochs, f"**{accuracy}**", len(group)))
     for mark in read_rows(results / names.MARKS, Mark):
-        who = escaped(mark.who)
+        who = escape(mark.who)
         who = f"[{who}]({mark.source})" if mark.source else who
         figures = (mark.constraints_kept, mark.epochs, f"{mark.test_acc:g}")
-        cells.append((who, f"{mark.params:,}", *map(escaped, figures), ""))
+        cells.append((who, f"{mark.params:,}", *map(escape, figures), ""))
     figures = ("epochs:", "test accuracy (%):", "runs:")
     return table(("network", "parameters:", "constraints kept", *figures), cells)
 
@@ -99,7 +99,7 @@ def compare_with_first(recipes: Sequence[pd.DataFrame]) -> list[tuple]:
             differences = ["", ""]
         run, loss = group.iloc[0], f"{group.loss.mean():.4f}"
         figures = (format_mean(group.accuracy), differences[0], loss, differences[1])
-        cells.append((escaped(name_group(run)), run.epochs, *figures, len(group)))
+        cells.append((escape(name_group(run)), run.epochs, *figures, len(group)))
     return cells
 
 
@@ -110,7 +110,7 @@ def format_bench(results: Path) -> str | None:
         return None
     cells = (
         (
-            escaped(each.mode),
+            escape(each.mode),
             f"{each.images_per_second:,.0f}",
             f"{each.slowest:,.0f} to {each.fastest:,.0f}",
             f"{each.share_of_ceiling:.2f}",
@@ -121,7 +121,7 @@ def format_bench(results: Path) -> str | None:
     )
     titles = ("mode", "images/s:", "slowest to fastest round:", "of the ceiling:", "x plain:")
     figures = table((*titles, "peak memory:"), cells)
-    return f"{figures}\n\n`{rows[0].command}` on {escaped(rows[0].device)}."
+    return f"{figures}\n\n`{rows[0].command}` on {escape(rows[0].device)}."
 
 
 def format_times(results: Path) -> str | None:
@@ -144,7 +144,7 @@ def format_times(results: Path) -> str | None:
             cells.append((run.script, run.epochs, accuracy, is_above, len(group), minutes, share))
         titles = ("script", "epochs:", "test accuracy (%):", f"above {target:g} %", "runs:")
         figures = table((*titles, "minutes:", "x shortest:"), cells)
-        tables.append(f"{figures}\n\nOn {escaped(dataset)}, {escaped(device)}.")
+        tables.append(f"{figures}\n\nOn {escape(dataset)}, {escape(device)}.")
     return "\n\n".join(tables) or None
 
 
@@ -160,10 +160,10 @@ def compare_runs(runs: list[Path], picture: Path) -> str:
             len(log),
             f"{accuracy.iloc[-1]:.2f} %",
             f"{accuracy.max():.2f} %",
-            f"{images} images of {escaped(config.dataset)}",
+            f"{images} images of {escape(config.dataset)}",
             f"{log.seconds.sum() / 60:.1f} min",
         )
-        rows.append((escaped(str(folder)), *figures, escaped(config.command)))
+        rows.append((escape(str(folder)), *figures, escape(config.command)))
     draw_comparison(logs, picture)
     titles = ("parameters:", "epochs:", "last accuracy:", "best accuracy:", "on", "time:")
     figures = table(("run", *titles, "command"), rows)

@@ -162,18 +162,18 @@ def draw_predictions(
 
 
 def write_tiles(images: np.ndarray, captions: Sequence[str], folder: Path) -> None:
-    """Writes one enlarged PNG file per image, named by `names.tile_name`, with its caption inside.
+    """Writes one enlarged PNG file per image, named by `names.name_tile`, with its caption inside.
 
     Tiles that an earlier call left in `folder` are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in names.tiles(folder):
+    for stale in names.list_tiles(folder):
         stale.unlink()
     size = (images.shape[2] * TILE_ZOOM, images.shape[1] * TILE_ZOOM)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         text = PngInfo()
         text.add_itxt(TITLE, caption)
-        with replacing(folder / names.tile_name(index, caption)) as path:
+        with replacing(folder / names.name_tile(index, caption)) as path:
             tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
             tile.save(path, pnginfo=text)
 

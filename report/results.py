@@ -188,7 +188,7 @@ def _draw_mistakes(
         predicted, true = classes[pairs].T
         return pictures.draw_predictions(images, true, predicted, caption + pictures.TITLES, grid)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(forward.scale.device)
-    maps = activation_map.class_maps(
+    maps = activation_map.compute_class_maps(
         forward.network, forward.normalise(batch), torch.from_numpy(pairs)
     )
     titles = [

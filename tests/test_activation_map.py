@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from console.errors import UserError
 from model import Net, ResidualNet
 from records import names
-from report.activation_map import class_maps, effective_receptive_field, overlaid
+from report.activation_map import compute_class_maps, effective_receptive_field, overlay
 
 HEADS = {
     "linear layer": lambda net, x: net.fc(net.gap(x).flatten(1)),
@@ -39,7 +39,7 @@ def assert_means_are_logits(network, classes):
     """But for the bias of the class, and a constant for each image."""
     images = torch.randn(3, 3, 32, 32)
     labels = torch.arange(classes).expand(3, -1)
-    maps = torch.from_numpy(class_maps(network, images, labels))
+    maps = torch.from_numpy(compute_class_maps(network, images, labels))
     assert maps.shape == (3, classes, 4, 4)
     with torch.no_grad():
         differences = network(images) - maps.mean((2, 3))
@@ -96,7 +96,7 @@ def test_the_highest_value_is_the_brightest_and_both_maps_share_their_colours():
     maps = np.zeros((2, 4, 4), np.float32)
     maps[0, 0, 3], maps[1, 3, 0] = 2, 1
     image = np.full((32, 32, 3), 100, np.uint8)
-    shown, first, second = (part.astype(int).sum(2) for part in overlaid(image, maps))
+    shown, first, second = (part.astype(int).sum(2) for part in overlay(image, maps))
     assert (shown == 300).all()
     assert np.unravel_index(first.argmax(), first.shape) == (0, 28)
     assert second.argmax() // 32 >= 28

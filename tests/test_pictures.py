@@ -68,7 +68,7 @@ def test_tiles_are_enlarged_exactly_and_replace_earlier_ones(tmp_path):
     assert found == ["img_00_cat.png", "img_01_a-b-c.png", "img_02_class.png"]
     for other in (".img_03_cat.png.1.partial.png", "mine.png"):  # the first one is left by a kill
         (tmp_path / other).touch()
-    assert [path.name for path in names.tiles(tmp_path)] == found
+    assert [path.name for path in names.list_tiles(tmp_path)] == found
     assert pictures.read_caption(tmp_path / found[1]) == "a/b: c"
     with Image.open(tmp_path / "img_00_cat.png") as tile:
         zoom = pictures.TILE_ZOOM

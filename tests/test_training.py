@@ -17,7 +17,7 @@ from training.devices import prepare
 from training.engine import TrainingStep, evaluate, train_one_epoch
 from training.find_lr import find_lr
 from training.losses import make_loss
-from training.optimizers import Muon, make_optimizers, make_schedules, orthogonal
+from training.optimizers import Muon, make_optimizers, make_schedules, orthogonalise
 
 CPU = torch.device("cpu")
 
@@ -44,13 +44,13 @@ def batch(small_data):
 @pytest.mark.parametrize("shape", [(48, 288), (128, 112), (1, 9)])
 def test_orthogonal_has_singular_values_near_one_and_the_same_directions(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonal(matrix))
+    values = torch.linalg.svdvals(orthogonalise(matrix))
     assert values.min() > 0.5
     assert values.max() < 1.3
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    aligned = u.T @ orthogonal(matrix) @ v.T
+    aligned = u.T @ orthogonalise(matrix) @ v.T
     assert torch.allclose(aligned, torch.diag(aligned.diagonal()), atol=1e-3)
-    assert torch.allclose(orthogonal(1000 * matrix), orthogonal(matrix), atol=1e-3)
+    assert torch.allclose(orthogonalise(1000 * matrix), orthogonalise(matrix), atol=1e-3)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -75,7 +75,7 @@ def test_no_gradient_and_a_gradient_of_zero_leave_a_weight_where_it_is():
     weight = nn.Parameter(torch.ones(2, 2, 1, 1))
     Muon([weight], lr=0.1, weight_decay=0.1).step()
     assert torch.equal(weight, torch.ones(2, 2, 1, 1))
-    assert torch.equal(orthogonal(torch.zeros(4, 9)), torch.zeros(4, 9))
+    assert torch.equal(orthogonalise(torch.zeros(4, 9)), torch.zeros(4, 9))
 
 
 def test_both_optimizers_shrink_weights_equally_fast():

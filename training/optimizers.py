@@ -80,14 +80,14 @@ class Muon(Optimizer):
                     state["average"] = torch.zeros_like(weight)
                 average = state["average"]
                 average.lerp_(weight.grad, 1 - group["momentum"])
-                direction = orthogonal(weight.grad.lerp(average, group["momentum"]).flatten(1))
+                direction = orthogonalise(weight.grad.lerp(average, group["momentum"]).flatten(1))
                 rows, columns = direction.shape
                 step_size = group["lr"] * math.sqrt(max(1, rows / columns))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(direction.view_as(weight), alpha=step_size)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonalise(matrix: Tensor) -> Tensor:
     """Nearly the nearest (semi-)orthogonal matrix.
 
     Singular values above 0.2 % of the matrix's Frobenius norm become 0.68 to 1.20, smaller ones
