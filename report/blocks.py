@@ -166,7 +166,10 @@ def format_plots(run: FinishedRun) -> str:
         )
     accuracy = run.image(names.ACCURACY_CURVES, "Accuracy by epoch", 400)
     loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
-    return f"{accuracy} {loss}\n\n{run.image(names.CONFUSION_PLOT, 'Confusion matrix', 400)}"
+    confusion = run.image(names.CONFUSION_PLOT, "Confusion matrix", 400)
+    recipe, epochs = run.config.recipe, format_count(len(run.log), "epoch")
+    name = f"{escape(recipe.network.model)}, {epochs}, seed {recipe.seed}"
+    return f"{accuracy} {loss}\n\n{confusion}\n\nOf one run: {name}."
 
 
 def format_classes(run: FinishedRun) -> str:
