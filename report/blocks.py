@@ -54,6 +54,11 @@ class FinishedRun:
         return trace(self.network)
 
     @property
+    def name(self) -> str:
+        """The class of the network, without the path of its file."""
+        return self.config.recipe.network.model.rpartition(":")[2]
+
+    @property
     def evaluated(self) -> str:
         """ "test" or "validation", the images that the run was evaluated on."""
         return names.SPLITS[self.config.split]
@@ -90,7 +95,7 @@ def format_headline(run: FinishedRun) -> str:
     if own.empty or own.group.iloc[0] not in set(usual.group):
         config, log = run.config, run.log
         accuracies = log.eval_acc[-1:] if own.empty else own.accuracy
-        name, time = config.recipe.network.model, f"{log.seconds.sum() / 60:.0f} min"
+        name, time = run.name, f"{log.seconds.sum() / 60:.0f} min"
         figures = f"{config.parameters:,}", _format_accuracies(accuracies), len(log)
         return table(columns, [(escape(name), *figures, f"{time}, {escape(config.device)}")])
     checkpoints, rows = _link_checkpoints(known, run), []
@@ -168,7 +173,7 @@ def format_plots(run: FinishedRun) -> str:
     loss = run.image(names.LOSS_CURVES, "Loss by epoch", 400)
     confusion = run.image(names.CONFUSION_PLOT, "Confusion matrix", 400)
     recipe, epochs = run.config.recipe, format_count(len(run.log), "epoch")
-    name = f"{escape(recipe.network.model)}, {epochs}, seed {recipe.seed}"
+    name = f"{escape(run.name)}, {epochs}, seed {recipe.seed}"
     return f"{accuracy} {loss}\n\n{confusion}\n\nOf one run: {name}."
 
 
