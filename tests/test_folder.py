@@ -232,6 +232,7 @@ def test_a_damaged_image_in_a_large_tree(large):
     assert not (large.parent / "data").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_while_images_are_decoded(tmp_path):
     save_noise(tmp_path / "tree" / "a" / "0.png", size=(1000, 1000))
     for index in range(1, 400):

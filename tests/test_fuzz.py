@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -73,6 +74,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @fuzz
 @given(
     st.sampled_from(

@@ -17,6 +17,7 @@ from records.runs import read_runs
 from training.devices import pick_device
 
 
+@pytest.mark.slow
 def test_a_container_without_shared_memory_and_a_notebooks_environment(small_npz, tmp_path):
     """Workers need no /dev/shm and no short TMPDIR, and pictures no backend of matplotlib."""
     folder = tmp_path / ("a" * 120)
