@@ -59,8 +59,8 @@ class Options:
 def main() -> None:
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    description = "Compare several values of a setting; see docs/recipe.md."
-    options = parse(description, Options, argv=arguments[:end])
+    about = "Compare several values of a setting; flags of train.py after -- are for every run."
+    options = parse(about, Options, argv=arguments[:end])
     commands = plan(options, arguments[end + 1 :])
     if options.print:
         for flags in commands.values():
