@@ -1,5 +1,6 @@
 """The README's blocks, each made by one function from what a run left in its folder."""
 
+import copy
 import os
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from constraints.assignment import read_assignment
 from constraints.checks import Check, check
 from constraints.tables import count_parameters, layer_table, tally_table
 from constraints.trace import Trace, trace
+from model import Net
 from recipe import Recipe
 from records import names, results, runs
 from records.checkpoints import load_network
@@ -235,7 +237,19 @@ def format_constraints(run: FinishedRun) -> str:
         (each.constraint, "yes" if each.passed else "**no**", escape(each.found))
         for each in (*check(run.traced), accuracy)
     )
-    return table(("constraint", "kept", "found"), rows)
+    found = table(("constraint", "kept", "found"), rows)
+    edited = copy.deepcopy(run.network)
+    if not isinstance(edited, Net) or "c3b.dw" not in dict(edited.named_modules()):
+        return found
+    edited.c3b.dw.stride = (1, 1)
+    broken = "\n".join(str(each) for each in check(trace(edited)) if not each.passed)
+    example = "If the stride of `c3b` is removed, for example, `python model.py` says:"
+    return f"{found}\n\n{example}\n\n```text\n{broken}\n```"
+
+
+def format_tally(run: FinishedRun) -> str:
+    sizes = dict.fromkeys("x".join(map(str, layer.after.size)) for layer in run.traced.tally)
+    return f"{tally_table(run.traced)}\n\nSizes of the map: {', '.join(sizes)}, then pooled."
 
 
 def format_summary(run: FinishedRun) -> str:
@@ -262,7 +276,7 @@ BLOCKS: dict[str, Callable[[FinishedRun], str | None]] = {
     "VISUALIZATION": format_visualization,
     "NETWORK": format_network,
     "CONSTRAINTS": format_constraints,
-    "RF": lambda run: tally_table(run.traced),
+    "RF": format_tally,
     "MODEL_SUMMARY": format_summary,
     "BENCH": lambda run: evidence.format_bench(run.results),
     "TIME_TO_85": lambda run: evidence.format_times(run.results),

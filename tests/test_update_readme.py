@@ -145,7 +145,7 @@ def test_the_published_readme_is_up_to_date():
 
 def test_a_broken_constraint_stands_out():
     network, log = Net(width=1.6), pd.DataFrame({"eval_acc": [90, 84.5]})
-    run = SimpleNamespace(traced=trace(network), log=log, evaluated="test")
+    run = SimpleNamespace(network=network, traced=trace(network), log=log, evaluated="test")
     assert [line for line in BLOCKS["CONSTRAINTS"](run).splitlines() if "**no**" in line] == [
         f"| under 200,000 parameters | **no** | {count_parameters(network):,} |",
         "| test accuracy of at least 85 % | **no** | 84.50 % in the last epoch |",
