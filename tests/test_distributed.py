@@ -105,16 +105,6 @@ def test_a_run_of_several_processes_is_written_once_and_resumed_by_one(
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_alone_says_so(flags, tmp_path):
-    """What is wrong with it, the first process cannot know."""
-    runs = forked.start_ranks([*flags, "--workers", "1", "--epochs", "999"], tmp_path / "out")
-    runs[0].wait_for_epochs(1)
-    os.kill(runs[1].workers()[0], signal.SIGKILL)
-    runs[1].outcome().assert_refused("rank 1: an augmenting process was killed", "--resume")
-    runs[0].process.kill()
-
-
-@pytest.mark.slow
 def test_a_process_killed_under_torchrun_ends_the_run(flags, tmp_path):
     words = ["train.py", *flags, "--epochs", "60", "--out", str(tmp_path)]
     run = subprocess.Popen(

@@ -147,17 +147,6 @@ def test_a_stop_waits_until_what_is_being_kept_is_kept_and_a_second_ctrl_c_ends_
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_reported_in_a_line(flags, whole, out):
-    run = forked.start([*flags, "--workers", "1"], out)
-    run.wait_for_epochs(2)
-    os.kill(run.workers()[0], signal.SIGKILL)
-    outcome = run.outcome()
-    outcome.assert_refused("augmenting process was killed", "fewer --workers", "--resume")
-    assert forked.run([*flags, "--resume"], out).status == 0
-    assert_same_run(whole, out)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, 60])  # for a training step; to build the network
 def test_too_little_memory_is_reported_in_a_line(width, flags, out):
     wide = [*flags, "--width", str(width), "--batch-size", "64"]
